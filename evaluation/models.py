@@ -9,7 +9,15 @@ from pipeline.core.artefact import Manifest, file_sha256, files_under, json_sha2
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
-from pipeline.core.model_folder import EXPORT_FOLDERS, HEADS, HEADS_RECORD, encoder_config, has_heads, resolve_model
+from pipeline.core.model_folder import (
+    EXPORT_FOLDERS,
+    HEADS,
+    HEADS_RECORD,
+    POOLING_KEYS,
+    encoder_config,
+    has_heads,
+    resolve_model,
+)
 
 NOT_FINGERPRINTED = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
 WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -122,7 +130,7 @@ class ModelFacts:
     dimension: int  # of an embedding
     layers: int
     vocabulary: int
-    pooling: str  # cls or mean
+    pooling: str  # cls, mean or lasttoken
     normalize: bool
     max_length: int  # tokens
     prompts: dict[str, str]
@@ -142,7 +150,10 @@ def read_model_facts(folder: Path) -> ModelFacts:
         dimension=config["hidden_size"],
         layers=config["num_hidden_layers"],
         vocabulary=config["vocab_size"],
-        pooling="cls" if pooling.get("pooling_mode_cls_token") or pooling.get("pooling_mode") == "cls" else "mean",
+        pooling=next(
+            (mode for mode, key in POOLING_KEYS.items() if pooling.get(key) or pooling.get("pooling_mode") == mode),
+            "mean",
+        ),
         normalize="Normalize" in modules,
         max_length=limit or config["max_position_embeddings"],
         prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text},

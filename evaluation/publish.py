@@ -166,7 +166,10 @@ def largest_difference(folder: Path) -> float:
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
-    pooled = hidden[:, 0] if facts.pooling == "cls" else (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    if facts.pooling == "mean":
+        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    else:
+        pooled = hidden[:, 0] if facts.pooling == "cls" else hidden[torch.arange(len(texts)), mask.sum(dim=1)[:, 0] - 1]
     theirs = torch.nn.functional.normalize(pooled) if facts.normalize else pooled
     difference = float((ours - theirs).abs().max())
     if not difference <= TOLERANCE:

@@ -34,7 +34,7 @@ LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, me
 # Fitted to the three runs of tests/training/test_cost_model.py.
 FREED = 1.1
 HALF_LAYER, FULL_LAYER = 36, 64  # bytes of activations per token, layer and unit of width, in 16 bit and in 32 bit
-MODERN = "modernbert"  # a gated feed-forward part, and no table of positions
+MODERN = ("modernbert", "eurobert", "qwen3")  # a gated feed-forward part, and no table of positions
 XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made from it
 
 
@@ -49,22 +49,33 @@ class Shape:
     positions: int
     heads: int
     family: str = "xlm-roberta"  # transformers' model_type
+    key_heads: int | None = None  # of keys and values, which groups of the heads share; None: as many as heads
+    head_width: int | None = None  # None: that of the heads' share of the hidden size
+
+    @property
+    def attention_width(self) -> int:
+        """The width of all heads."""
+        return self.heads * (self.head_width or self.hidden_size // self.heads)
 
     @property
     def encoder_parameters(self) -> int:
         """Weights that every token is multiplied with."""
-        matrices = 3 if self.family == MODERN else 2  # of the feed-forward part
-        return self.layers * (4 * self.hidden_size**2 + matrices * self.hidden_size * self.intermediate_size)
+        matrices = 3 if self.family in MODERN else 2  # of the feed-forward part
+        keys = self.attention_width * (self.key_heads or self.heads) // self.heads
+        widths = 2 * (self.attention_width + keys) + matrices * self.intermediate_size
+        return self.layers * self.hidden_size * widths
 
     @property
     def parameters(self) -> int:
-        """All trained parameters, with biases and norms (ModernBERT has fewer of these), without the pooler."""
+        """All trained parameters, with biases and norms (`MODERN` ones have fewer of these), without the pooler."""
         norms = self.layers * (9 * self.hidden_size + self.intermediate_size) + 2 * self.hidden_size
-        positions = 0 if self.family == MODERN else self.positions
+        positions = 0 if self.family in MODERN else self.positions
         return self.encoder_parameters + norms + (self.vocabulary + positions + 1) * self.hidden_size
 
     def model_config(self, **further: Any) -> PreTrainedConfig:
         """The library's config of an encoder of this shape, with `further` values."""
+        own = {"num_key_value_heads": self.key_heads, "head_dim": self.head_width}
+        further |= {name: value for name, value in own.items() if value}
         return AutoConfig.for_model(
             self.family,
             num_hidden_layers=self.layers,
@@ -93,6 +104,8 @@ def shape_of(folder: Path) -> Shape:
         positions=values.get("max_position_embeddings", 0),
         heads=values["num_attention_heads"],
         family=values["model_type"],
+        key_heads=values.get("num_key_value_heads"),
+        head_width=values.get("head_dim"),
     )
 
 
@@ -210,7 +223,7 @@ def training_flops(
     lengths divided by the number of tokens. Where an `adapter` of that many parameters trains, the gradients of the
     other weights are not computed.
     """
-    weights, attention = 2 * shape.encoder_parameters, 4 * mean_square_length * shape.hidden_size * shape.layers
+    weights, attention = 2 * shape.encoder_parameters, 4 * mean_square_length * shape.attention_width * shape.layers
     frozen = weights if adapter is not None and passes >= 3 else 0
     return tokens * (passes * (weights + attention + 2 * (adapter or 0)) - frozen)
 

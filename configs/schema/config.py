@@ -96,6 +96,9 @@ class Config:
         if self.training.heads.kind == "joint" and self.merging.method in MERGEKIT_METHODS:
             method = self.merging.method
             yield "merging.method", f"can't be {method} with heads=joint: it yields no weights for merging the heads"
+        if self.training.heads.kind != "none" and self.base.pooling == "lasttoken":
+            why = "a decoder's tokens see only those before them"
+            yield "training.heads.kind", f"must be none (heads=none) with base.pooling=lasttoken: {why}"
         for name in sorted({*self.merging.models} & {*STAGES} - {"base", "init", *SIDES}):
             yield "merging.models", f"can't name this run's {name}: it leaves no model, or is made from the merge"
         if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in SIDES_READ]):

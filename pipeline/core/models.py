@@ -22,7 +22,8 @@ from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REM
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 # Families whose positions and attention are known here, so that texts can be packed.
-FAMILIES = ("bert", "roberta", "camembert", "xlm-roberta", "modernbert")
+OFFSET = ("roberta", "camembert", "xlm-roberta")  # their positions start after the padding token's id
+FAMILIES = ("bert", *OFFSET, "modernbert", "eurobert", "qwen3")
 ADAPTER = "adapter_config.json"
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that are compatible with each other
 # Settings of sentence_bert_config.json that change tokenisation from that of a plain call of the tokenizer.
@@ -125,7 +126,7 @@ def most_tokens(model: SentenceTransformer) -> int | None:
     config = getattr(getattr(model[0], "model", None), "config", None)
     if config is None or config.model_type not in FAMILIES:
         return None
-    return config.max_position_embeddings - (0 if config.model_type in ("bert", "modernbert") else 2)
+    return config.max_position_embeddings - (2 if config.model_type in OFFSET else 0)
 
 
 def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:

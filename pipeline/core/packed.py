@@ -92,7 +92,8 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
     place = model.device if model.device.type == "cuda" else None  # None: where this process will put it
     if torch.cuda.get_device_capability(place) < LEAST_CAPABILITY:
         return "a GPU of compute capability 8.0 or more"
-    if encoder.config.hidden_size // encoder.config.num_attention_heads not in WIDTHS:
+    config = encoder.config
+    if (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) not in WIDTHS:
         return "a base whose heads' width is a multiple of 8, up to 256"
     if not half:
         return "precision bf16 or fp16"
@@ -107,33 +108,38 @@ def _attention(
     """Attention of `query`, `key` and `value` (1, heads, tokens, width of a head) within each text.
 
     Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as all `FAMILIES` do. In a
-    layer with a `sliding_window` a token sees those at a smaller distance.
+    layer with a `sliding_window` a token sees those at a smaller distance, in a decoder's layer none after it. Groups
+    of query heads may share the heads of `key` and `value`.
     """
     ends, window = options.get("cu_seq_lens_q"), options.get("sliding_window")
     if ends is None:
         assert attention_mask is not None or window is None, "padded texts without their mask"
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    causal, grouped = getattr(module, "is_causal", False), query.shape[1] != key.shape[1]
     if query.device.type == "cpu":  # slow, for tests: text by text, as there is no kernel
         lengths = ends.diff().tolist()
         parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), lengths, strict=True)
-        texts = [scaled_dot_product_attention(q, k, v, _near(length, window)) for q, k, v, length in parts]
+        texts = [
+            scaled_dot_product_attention(q, k, v, _seen(length, window, causal), enable_gqa=grouped)
+            for q, k, v, length in parts
+        ]
         return torch.cat(texts, dim=2).transpose(1, 2), None
-    longest, limit = options["max_length_q"], dict[str, Any]()
-    if window is not None:
-        limit["window_size"] = window - 1, window - 1
+    longest, before = options["max_length_q"], -1 if window is None else window - 1  # -1: all
+    sides = before, 0 if causal else before
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # From torch 2.15 cuDNN's kernel would come first on H100 and B200. It builds a plan for each new shape, tens of
     # milliseconds, and packed mini-batches seldom have the same shape twice.
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest, **limit)
+        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides, enable_gqa=grouped)
     return found[None], None
 
 
-def _near(tokens: int, window: int | None) -> Tensor | None:
-    """Which tokens of a text see each other, (tokens, tokens); None: all."""
-    if window is None:
+def _seen(tokens: int, window: int | None, causal: bool) -> Tensor | None:
+    """Which tokens of a text each of them sees, (tokens, tokens); None: all."""
+    if window is None and not causal:
         return None
-    return torch.ones(tokens, tokens, dtype=torch.bool).tril(window - 1).triu(1 - window)
+    reach = (tokens if window is None else window) - 1
+    return torch.ones(tokens, tokens, dtype=torch.bool).tril(0 if causal else reach).triu(-reach)
 
 
 def _mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:

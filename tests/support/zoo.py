@@ -22,10 +22,13 @@ from sentence_transformers.sentence_transformer.modules import (
     WeightedLayerPooling,
     WordWeights,
 )
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE, WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.normalizers import NFC, BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Split
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.processors import ByteLevel as ProcessorOfBytes
+from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from transformers import (
@@ -38,6 +41,7 @@ from transformers import (
     BertModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from pipeline.core.console import quiet
 from tests.support.small_bases import kept_folder, tiny_base
@@ -170,6 +174,50 @@ def of_bytes(family: str, **shape: Any) -> Change:
     return with_other_tokenizer(AutoConfig.for_model(family, **SIZES, **shape), tokenizer, trainer)
 
 
+# Settings of a base.
+OF_QWEN: dict[str, Any] = {
+    "pooling": "lasttoken",
+    "prompts": {"query": "Instruct: найди ответ\nQuery:", "document": ""},
+}
+
+
+def qwen(folder: Path) -> None:
+    """A decoder in the layout of Qwen3-Embedding: padded on the left, in bfloat16, a text's last token pooled."""
+    end, specials = "<|endoftext|>", ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer, spaced = Tokenizer(BPE()), {"add_prefix_space": False, "use_regex": False}
+    tokenizer.normalizer = NFC()
+    words = Split(Regex(PRETOKENIZE_REGEX), "isolated")
+    tokenizer.pre_tokenizer = PreTokenizers([words, ByteLevel(**spaced)])
+    trainer = BpeTrainer(vocab_size=1000, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(list(sample_texts(SAMPLES))[:300], trainer)
+    tokenizer.add_special_tokens(specials)
+    ends = {"bos_token_id": tokenizer.token_to_id(end), "eos_token_id": tokenizer.token_to_id(end)}
+    of_bytes = ProcessorOfBytes(trim_offsets=False, **spaced)
+    template = TemplateProcessing(f"$A {end}", special_tokens=[(end, ends["eos_token_id"])])
+    tokenizer.post_processor = Processors([of_bytes, template])
+    torch.manual_seed(0)
+    shape = SIZES | {"vocab_size": tokenizer.get_vocab_size(), "pad_token_id": None} | ends
+    config = AutoConfig.for_model("qwen3", **shape, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True)
+    AutoModel.from_config(config).to(torch.bfloat16).save_pretrained(folder)
+    edit(folder / "config.json", architectures=["Qwen3ForCausalLM"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "padding_side": "left", "model_max_length": 131072}
+    named = {"eos_token": specials[2], "pad_token": end, "bos_token": None, "unk_token": None}
+    chat = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
+    edit(folder / "tokenizer_config.json", **settings, **named, add_bos_token=False, chat_template=chat)
+    kinds = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
+    modules = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for place, (kind, path) in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    modes = {f"pooling_mode_{mode}": mode == "lasttoken" for mode in ("cls_token", "mean_tokens", "lasttoken")}
+    edit(folder / "1_Pooling/config.json", word_embedding_dimension=WIDTH, **modes, include_prompt=True)
+    settings = {"default_prompt_name": None, "similarity_fn_name": "cosine"}
+    edit(folder / "config_sentence_transformers.json", prompts=OF_QWEN["prompts"], **settings)
+
+
 def old_layout(folder: Path) -> None:
     """The transformer in its own folder, as sentence-transformers 0.x and 1.x wrote it."""
     shutil.copytree(tiny_base(), folder / "0_Transformer", ignore=shutil.ignore_patterns("?_*", "*sentence_tr*"))
@@ -268,6 +316,8 @@ ZOO: dict[str, Change] = {
     "DistilBERT": of_bytes("distilbert", hidden_dim=64),
     "ALBERT": of_bytes("albert", embedding_size=WIDTH),  # its layers share their weights
     "T5": of_bytes("t5", d_kv=8, d_ff=64, feed_forward_proj="gated-gelu", **ENDS),  # of which the encoder is kept
+    "EuroBERT": of_bytes("eurobert", num_key_value_heads=2, **ENDS),  # groups of heads share keys and values
+    "Qwen3": qwen,
     "cut at the start": edited("tokenizer_config.json", truncation_side="left"),
     "lower case": edited("sentence_bert_config.json", do_lower_case=True),
     "shorter texts": edited("sentence_bert_config.json", max_seq_length=16),
@@ -308,7 +358,7 @@ def animal(name: str) -> Path:
 
 @functools.cache
 def expected(name: str) -> Any:
-    """What the library's own `encode_query`, `encode_document` and `encode` return for it: arrays (texts, width)."""
+    """What the library's `encode_query`, `encode_document` and `encode` return in float32: arrays (texts, width)."""
     with quiet():
-        model = SentenceTransformer(str(animal(name)), device="cpu")
+        model = SentenceTransformer(str(animal(name)), device="cpu", model_kwargs={"dtype": torch.float32})
         return [encode(TEXTS) for encode in (model.encode_query, model.encode_document, model.encode)]

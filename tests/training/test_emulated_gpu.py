@@ -1,5 +1,6 @@
 """The GPU's code path on an emulated GPU: what runs there, where its tensors are, and how often a step waits for it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from pipeline.core.artefact import read_manifest
 from tests.support import emulated_gpu
 from tests.support.runs import read_metrics, remove_stage
-from tests.support.zoo import animal
+from tests.support.zoo import OF_QWEN, animal
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
@@ -64,8 +65,16 @@ def test_two_ranks_train_on_their_own_gpus_as_one_process_does(tmp_path: Path, r
 
 
 @pytest.mark.slow
-def test_a_modernbert_is_packed_and_trains_as_on_a_cpu(library: Path, run_folder: Path) -> None:
-    base = ["base.name=modern", "base.kind=hub", f"base.hub={animal('ModernBERT')}", "base.max_length=64", "init=full"]
+@pytest.mark.parametrize("name", ["ModernBERT", "Qwen3"])
+def test_another_family_is_packed_and_trains_as_on_a_cpu(name: str, library: Path, run_folder: Path) -> None:
+    base = [f"base.name={name}", "base.kind=hub", f"base.hub={animal(name)}", "base.max_length=64", "init=full"]
+    if name == "Qwen3":
+        query = OF_QWEN["prompts"]["query"]
+        base += [
+            "base=qwen3_embedding_0_6b",
+            f"base.prompts.query={json.dumps(query, ensure_ascii=False)}",
+            "heads=none",
+        ]
     side, found = ["training.symmetric.anchor_length=64", "training.symmetric.positive_length=64"], []
     for precision in ("bf16", "fp32"):  # without packing in 32 bit
         run(library, run_folder, "symmetric", f"precision={precision}", *base, *side)

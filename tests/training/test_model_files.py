@@ -20,7 +20,7 @@ from pipeline.core.models import load_folder
 from pipeline.core.packed import use_packed
 from pipeline.core.safetensors_io import weight_files
 from tests.support.small_bases import tiny_base, tiny_model
-from tests.support.zoo import TEXTS, animal
+from tests.support.zoo import OF_QWEN, TEXTS, animal
 from training.bases.hub import make_from_hub
 from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
 from training.vocabulary.shrinking import copy_base, shrink
@@ -118,13 +118,13 @@ def test_an_adapter_s_input_stays_in_16_bit_with_the_same_output() -> None:
     assert set(theirs) == {torch.float32} and torch.bfloat16 in ours
 
 
-OTHERS = ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5"]
+OTHERS = ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5", "Qwen3"]
 
 
 @pytest.mark.parametrize("name", ["masked language model", *OTHERS])
 def test_a_model_of_any_family_goes_from_base_to_merge(name: str, tmp_path: Path) -> None:
     base, init, side, merged = (tmp_path / name for name in ("base", "init", "side", "merged"))
-    config = BaseConfig(kind="hub", hub=str(animal(name)), max_length=64)
+    config = BaseConfig(kind="hub", hub=str(animal(name)), max_length=64, **(OF_QWEN if name == "Qwen3" else {}))
     for folder in (base, init):
         folder.mkdir()
     make_from_hub(config, base, None)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from configs.schema.config import Config
@@ -22,7 +22,7 @@ from pipeline.core.models import load_folder
 from pipeline.run import make
 from tests.support.runs import file_names, run_main
 from tests.support.small_bases import E5, TINY, config, tiny_base, true_tokenizer
-from tests.support.zoo import TEXTS, animal, edit, expected
+from tests.support.zoo import OF_QWEN, TEXTS, animal, edit, expected
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 from training.cost_model import KNOWN, shape_of_run
@@ -225,9 +225,11 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
         assert written["truncation"] is None and written["padding"] is None
 
 
-@pytest.mark.parametrize("name", ["the tiny base", "BERT with word pieces", "ModernBERT", "DistilBERT", "T5"])
+@pytest.mark.parametrize("name", ["the tiny base", "BERT with word pieces", "ModernBERT", "DistilBERT", "T5", "Qwen3"])
 def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: str, tmp_path: Path) -> None:
-    base = BaseConfig(name="hub", kind="hub", hub=str(animal(name)), max_length=64)
+    base = BaseConfig(
+        name="hub", kind="hub", hub=str(animal(name)), max_length=64, **(OF_QWEN if name == "Qwen3" else {})
+    )
     made = config(tmp_path, base, rule="full")  # counts none of its corpora
     assert shape_of_run(dataclasses.replace(made, base=dataclasses.replace(base, hub="BAAI/bge-m3"))) == BGE_M3
     make("init", made)  # without data
@@ -238,7 +240,7 @@ def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: 
     found, shape = certificate(made), shape_of_run(made)
     assert found["vocabulary_before"] == found["vocabulary_after"] == shape.vocabulary
     tensors = load_file(init / "model.safetensors").values()
-    assert found["parameters_before"] == found["parameters_after"] == sum(tensor.size for tensor in tensors)
+    assert found["parameters_before"] == found["parameters_after"] == sum(tensor.numel() for tensor in tensors)
 
 
 @pytest.mark.parametrize("name", ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5"])

@@ -11,6 +11,7 @@ from configs.schema.init import BaseConfig
 from pipeline.core.artefact import write_json
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError
+from pipeline.core.model_folder import POOLING_KEYS
 from pipeline.core.models import load_folder
 
 XLM_R_TOKENS = {
@@ -23,7 +24,6 @@ XLM_R_TOKENS = {
     "mask_token": "<mask>",
 }
 MODULES = ("Transformer", "Pooling", "Normalize")  # by their old paths, which every version of the library knows
-POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 
 
 @contextmanager
@@ -64,7 +64,8 @@ def write_modules(
     if config.normalize:
         ends = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
         write_json(folder / "2_Normalize/config.json", ends)
-    pooling = {key: mode == config.pooling for mode, key in POOLING_KEYS.items()}
+    written = {"cls", "mean", config.pooling}
+    pooling = {key: mode == config.pooling for mode, key in POOLING_KEYS.items() if mode in written}
     write_json(folder / "modules.json", modules)
     write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_length, "do_lower_case": False})

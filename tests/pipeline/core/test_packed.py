@@ -16,7 +16,7 @@ from pipeline.core.packed import first_position_of, is_packed, pack, use_packed,
 from tests.support.planned_sets import difference, gradients
 from tests.support.zoo import animal
 
-POOLINGS = "cls", "mean"
+POOLINGS = "cls", "mean", "lasttoken"
 MOST = 64  # tokens of a text, which is all that the tiny base has positions for
 LENGTHS = {
     "one text": [9],
@@ -26,7 +26,13 @@ LENGTHS = {
 }
 
 
-ANIMALS = {"xlm-roberta": "the tiny base", "bert": "BERT", "modernbert": "ModernBERT"}
+ANIMALS = {
+    "xlm-roberta": "the tiny base",
+    "bert": "BERT",
+    "modernbert": "ModernBERT",
+    "eurobert": "EuroBERT",
+    "qwen3": "Qwen3",
+}
 
 
 def padded_model(family: str, pooling: str) -> SentenceTransformer:
@@ -137,20 +143,25 @@ def test_what_packed_attention_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_kernel_is_flash_attention_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not cuDNN's, which newer releases of torch would prefer; what else computes attention is left alone."""
-    enabled, allowed, windows = torch.backends.cuda, [], []
+    enabled, allowed, windows, groups = torch.backends.cuda, [], [], []
 
-    def kernel(query: Tensor, *_: Any, window_size: tuple[int, int] = (-1, -1)) -> Tensor:
+    def kernel(query: Tensor, *_: Any, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:
         allowed.append((enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()))
         windows.append(window_size)
+        groups.append(enable_gqa)
         return query
 
     monkeypatch.setattr(packed, "varlen_attn", kernel)
-    tokens = torch.empty(1, 4, 12, 8, device="meta")
+    tokens, shared = (torch.empty(1, heads, 12, 8, device="meta") for heads in (4, 2))
+    decoder = torch.nn.Identity()
+    decoder.is_causal = True  # type: ignore[assignment]
     ends = torch.empty(3, dtype=torch.int32, device="meta")
     before = enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()
     for window in (None, 65):
         options = {"cu_seq_lens_q": ends, "max_length_q": 9, "sliding_window": window}
         packed._attention(torch.nn.Identity(), tokens, tokens, tokens, None, **options)
-    assert allowed == [(True, False)] * 2
-    assert windows == [(-1, -1), (64, 64)]  # inclusive, as in transformers' own call of flash attention
+        packed._attention(decoder, tokens, shared, shared, None, **options)
+    assert allowed == [(True, False)] * 4
+    # Inclusive, as in transformers' own call of flash attention.
+    assert windows == [(-1, -1), (-1, 0), (64, 64), (64, 0)] and groups == [False, True] * 2
     assert (enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()) == before

@@ -186,13 +186,14 @@ def attention(
     assert max(lengths) <= longest and sum(lengths) == len(query) and ends_k is ends
     made = []
     for q, k, v in zip(*(one.held.float().split(lengths) for one in (query, key, value)), strict=True):
-        made.append(_weights(q, k, window) @ v.transpose(0, 1))
+        groups = q.shape[1] // k.shape[1]
+        made.append(_weights(q, k, window) @ v.transpose(0, 1).repeat_interleave(groups, 0))
     out = torch.cat([one.transpose(0, 1) for one in made]).to(query.dtype)
     return out, torch.zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
 
 
 def _weights(query: Tensor, key: Tensor, window: list[int]) -> Tensor:
-    scores = query.transpose(0, 1) @ key.transpose(0, 1).mT
+    scores = query.transpose(0, 1) @ key.transpose(0, 1).mT.repeat_interleave(query.shape[1] // key.shape[1], 0)
     places = torch.arange(len(query))
     steps = places - places[:, None]  # to the right
     left, right = (reach if reach >= 0 else len(query) for reach in window)
@@ -208,9 +209,12 @@ def attention_backward(
     for parts in zip(*(one.held.float().split(lengths) for one in (query, key, value, grad)), strict=True):
         weights = _weights(*parts[:2], others[-1])
         q, k, v, g = (one.transpose(0, 1) for one in parts)
+        heads = k.shape[0]
+        k, v = (one.repeat_interleave(len(q) // heads, 0) for one in (k, v))
         by_weights = g @ v.mT
         by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
-        made.append([one.transpose(0, 1) for one in (by_scores @ k, by_scores.mT @ q, weights.mT @ g)])
+        shared = (one.unflatten(0, (heads, -1)).sum(1) for one in (by_scores.mT @ q, weights.mT @ g))
+        made.append([one.transpose(0, 1) for one in (by_scores @ k, *shared)])
     return [torch.cat(list(one)).to(query.dtype) for one in zip(*made, strict=True)]
 
 
