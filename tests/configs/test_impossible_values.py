@@ -8,12 +8,13 @@ from configs.schema.evaluation import EvaluationConfig, PublishConfig, SuiteConf
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from configs.schema.merging import MergingConfig
 from configs.schema.rules import problems
-from configs.schema.training import SideConfig, TrainingConfig
+from configs.schema.training import HeadsConfig, SideConfig, TrainingConfig
 
 HUB = {"title": "A", "side": "symmetric", "hub": "someone/a", "files": ["a.parquet"]}
 NLI = {**HUB, "construction": "nli"}
 SUITE = {"benchmark": "MTEB(rus, v1.1)"}
 CORPORA = {"pairs": CorpusConfig()}
+WITH_HEADS = TrainingConfig(heads=HeadsConfig(kind="frozen"))
 NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
 
 
@@ -102,6 +103,13 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SideConfig(mini_batch_tokens="all"), "mini_batch_tokens", "must be auto or at least 1, not all"),
         (SideConfig(mini_batch_tokens=511), "mini_batch_tokens", "auto or at least 512, the longest admitted text"),
         (Config("p", "r", precision="fp8"), "precision", "must be one of auto, fp32, bf16, fp16"),
+        (
+            Config(
+                "p", "r", init=InitConfig(corpora=CORPORA), base=BaseConfig(pooling="lasttoken"), training=WITH_HEADS
+            ),
+            "training.heads.kind",
+            "must be none (heads=none) with base.pooling=lasttoken",
+        ),
         (
             Config("p", "r", init=InitConfig(corpora=CORPORA), training=NO_TIME),
             "training.joint.arguments.ddp_timeout",

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, constants
 from configs.schema.config import Config
 from configs.schema.evaluation import PublishConfig
 from configs.schema.training import HeadsConfig, TrainingConfig
-from evaluation.models import is_of_the_model
+from evaluation.models import is_of_the_model, read_model_facts
 from evaluation.publish import largest_difference, upload, write_model
 from evaluation.report.record import read_run
 from pipeline.chain import CHAIN
@@ -97,6 +97,12 @@ def test_heads_of_an_earlier_command_are_not_part_of_a_model_without_heads(confi
     folder = own.folder("publish") / "model"
     assert "heads" not in json.loads((folder / "provenance" / "stages.json").read_text())
     assert not has_heads(folder) and "Dense vectors only" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "lasttoken"])
+def test_both_libraries_embed_alike_with_every_pooling(pooling: str) -> None:
+    assert read_model_facts(folder := tiny_model(pooling=pooling)).pooling == pooling
+    assert largest_difference(folder) <= 1e-5
 
 
 def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ def of_any_length(tmp_path_factory: pytest.TempPathFactory) -> str:
     return card_of(write_run(tmp_path_factory.mktemp("length"), tiny_model(pooling="mean", normalize=False)))
 
 
+@pytest.fixture(scope="module")
+def of_last_tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return card_of(write_run(tmp_path_factory.mktemp("last"), tiny_model(pooling="lasttoken")))
+
+
 def code_blocks(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
@@ -70,7 +75,7 @@ def scores_of(block: str) -> Any:
     return names["scores"]
 
 
-@pytest.mark.parametrize("kind", ["card", "with_prompts", "of_any_length"])
+@pytest.mark.parametrize("kind", ["card", "with_prompts", "of_any_length", "of_last_tokens"])
 def test_the_examples_run_and_agree_on_cosines(kind: str, request: pytest.FixtureRequest) -> None:
     import numpy as np
 
