@@ -70,11 +70,13 @@ def prepared_run(folder: Path, sets: dict[str, list[dict[str, Any]]], **side: An
     return made
 
 
-def tokenised(folder: Path, content: list[dict[str, Any]], angle: bool = False, **side: Any) -> TokenisedSet:
-    """A tokenised set of these rows."""
+def tokenised(
+    folder: Path, content: list[dict[str, Any]], angle: bool = False, tokenizer: Any = None, **side: Any
+) -> TokenisedSet:
+    """A tokenised set of these rows, by default in the tiny base's tokens."""
     path = write_set(folder / "set.parquet", content)
     settings = SideConfig(**{"anchor_length": 32, "positive_length": 32, "negatives": 1, **side})
-    return tokenised_set(path, _loaded(0.0).tokenizer, Prompts("", ""), settings, angle, folder / "tokens")
+    return tokenised_set(path, tokenizer or _loaded(0.0).tokenizer, Prompts("", ""), settings, angle, folder / "tokens")
 
 
 def random_vectors(item: TokenisedSet, width: int = 12, seed: int = 3) -> TextVectors:

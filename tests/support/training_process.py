@@ -140,10 +140,12 @@ def main(folder: str, processes: str, side: str) -> None:
     assert manifest.status == "complete"
 
 
-def gradient(item: TokenisedSet, case: str, budget: int, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
+def gradient(
+    item: TokenisedSet, case: str, budget: int, rank: int, world: int, model: torch.nn.Module | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of one planned batch, from this rank's slice, and AnglE's logged share of it."""
     batch: GlobalBatch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
-    model: torch.nn.Module = tiny_model()
+    model = model or tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     angle_weight, settings = CASES[case]
     roles = SideConfig(**settings).auxiliary_models

@@ -43,9 +43,11 @@ from tests.support.training_process import (
     ONE_BATCH,
     ROWS,
     all_gradients,
+    gradient,
     of_two_ranks,
     sets_of,
 )
+from tests.support.zoo import animal
 from training import losses
 from training.batch_plan import GlobalBatch, plan_batches
 from training.batches import PlannedDataset
@@ -58,6 +60,7 @@ from training.losses import (
     gradient_norms,
     kept_graphs,
 )
+from training.model_files import load_model
 from training.sets import TokenisedSet, with_vectors
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
@@ -224,6 +227,23 @@ def test_the_gradient_is_the_same_on_two_processes_and_with_caching(
     assert difference(reference, of(one_process, "cached")) <= 1e-5
     assert difference(reference, of(two_processes, "whole")) <= 1e-5
     assert difference(reference, of(two_processes, "cached")) <= 1e-5
+
+
+def decoder_gradients(items: dict[str, TokenisedSet], rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+    """Those of a decoder that pools the last token."""
+    found, side = {}, SideConfig(anchor_length=32, positive_length=32)
+    for name, budget in (("whole", ALL_IN_ONE), ("cached", CACHED)):
+        model = load_model(animal("Qwen3"), "sdpa", side).train()
+        found[name] = gradient(items["decoder"], "combined", budget, rank, world, model)[0]
+    return found
+
+
+def test_a_decoder_s_gradient_is_the_same_on_two_processes_and_with_caching(tmp_path: Path) -> None:
+    tokens = load_folder(animal("Qwen3"), "cpu").tokenizer
+    items = {"decoder": tokenised(tmp_path, rows(16, **ROWS["triplets"]), angle=True, tokenizer=tokens)}
+    one, two = decoder_gradients(items), of_two_ranks(tmp_path, items, decoder_gradients)
+    for found in (one["cached"], two["whole"], two["cached"]):
+        assert one["whole"].norm() > 0 and difference(one["whole"], found) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ROWS)
