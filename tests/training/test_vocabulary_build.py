@@ -225,11 +225,15 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
         assert written["truncation"] is None and written["padding"] is None
 
 
+def base_of_zoo(name: str) -> BaseConfig:
+    """The zoo's model of this name as a base."""
+    own = OF_QWEN if name == "Qwen3" else {}
+    return BaseConfig(name="hub", kind="hub", hub=str(animal(name)), max_length=64, **own)
+
+
 @pytest.mark.parametrize("name", ["the tiny base", "BERT with word pieces", "ModernBERT", "DistilBERT", "T5", "Qwen3"])
 def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: str, tmp_path: Path) -> None:
-    base = BaseConfig(
-        name="hub", kind="hub", hub=str(animal(name)), max_length=64, **(OF_QWEN if name == "Qwen3" else {})
-    )
+    base = base_of_zoo(name)
     made = config(tmp_path, base, rule="full")  # counts none of its corpora
     assert shape_of_run(dataclasses.replace(made, base=dataclasses.replace(base, hub="BAAI/bge-m3"))) == BGE_M3
     make("init", made)  # without data
@@ -243,10 +247,9 @@ def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: 
     assert found["parameters_before"] == found["parameters_after"] == sum(tensor.numel() for tensor in tensors)
 
 
-@pytest.mark.parametrize("name", ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5"])
+@pytest.mark.parametrize("name", ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5", "Qwen3"])
 def test_a_vocabulary_of_word_pieces_or_merges_is_cut_with_the_same_guarantee(name: str, tmp_path: Path) -> None:
-    base = BaseConfig(name="hub", kind="hub", hub=str(animal(name)), max_length=64)
-    made = config(tmp_path, base, min_counts={"ru": 40})
+    made = config(tmp_path, base_of_zoo(name), min_counts={"ru": 40})
     write_pairs(made, samples())
     make("init", made)
     found = certificate(made)

@@ -188,6 +188,18 @@ def test_so_does_a_text_of_merges_and_a_known_one_of_longest_pieces(
         event(f"{tokenizer.kind} covered: {found.covered == 1}")
 
 
+def test_an_added_token_that_merges_lead_to_keeps_its_parts(tmp_path: Path) -> None:
+    """As a word of its own "ab" is the added token; in "cab" it is merged, of "a" and "b"."""
+    before = Tokenizer(BPE({"c": 0, "a": 1, "b": 2, "ab": 3}, [("a", "b")]))
+    before.add_tokens([AddedToken("ab", single_word=True), AddedToken("[PAD]", special=True)])
+    before.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = TokenizerFile.read(tmp_path / "tokenizer.json")
+    assert [tokenizer.parts(own) for own in range(5)] == [{0}, {1}, {2}, {1, 2, 3}, {4}]
+    tokenizer.write(tmp_path / "small.json", tokenizer.with_parts(np.array([0, 3, 4])))
+    after = Tokenizer.from_file(str(tmp_path / "small.json"))
+    assert before.encode("ab cab").tokens == after.encode("ab cab").tokens == ["ab", "c", "ab"]
+
+
 UNLIKE = {"[UNK]": 0, "a": 1, "ab": 2, "##bc": 3}
 
 

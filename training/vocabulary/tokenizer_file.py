@@ -130,7 +130,7 @@ class TokenizerFile:
         come in the order in which they come where the piece is the whole text.
         """
         found = {old_id}
-        if self.kind != BPE or old_id in self.bytes or old_id in self._added:
+        if self.kind != BPE or old_id in self.bytes or old_id >= len(self.pieces):
             return found
         symbols = list(self.pieces[old_id])
         while True:
@@ -168,10 +168,6 @@ class TokenizerFile:
         head, found, tail = json.dumps(document, ensure_ascii=False, indent=1).rpartition(NO_PIECES)
         assert found
         path.write_text(f'{head}"vocab": [\n' + ",\n".join(rows) + f"\n]{tail}\n", encoding="utf-8")
-
-    @cached_property
-    def _added(self) -> frozenset[int]:
-        return frozenset(self.special_ids.values())
 
     @cached_property
     def _ids(self) -> dict[str | None, int]:
