@@ -6,6 +6,7 @@ as with `sdpa`.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from itertools import chain
 from typing import Any
 
@@ -95,6 +96,9 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
     config = encoder.config
     if (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) not in WIDTHS:
         return "a base whose heads' width is a multiple of 8, up to 256"
+    is_grouped = getattr(config, "num_key_value_heads", config.num_attention_heads) != config.num_attention_heads
+    if is_grouped and "enable_gqa" not in signature(varlen_attn).parameters:
+        return "a newer torch, for heads that share keys"
     if not half:
         return "precision bf16 or fp16"
     if dropout:
@@ -125,12 +129,14 @@ def _attention(
         ]
         return torch.cat(texts, dim=2).transpose(1, 2), None
     longest, before = options["max_length_q"], -1 if window is None else window - 1  # -1: all
-    sides = before, 0 if causal else before
+    limit: dict[str, Any] = {"enable_gqa": True} if grouped else {}  # where needed: earlier releases of torch lack it
+    if causal or window is not None:
+        limit["window_size"] = before, 0 if causal else before
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # From torch 2.15 cuDNN's kernel would come first on H100 and B200. It builds a plan for each new shape, tens of
     # milliseconds, and packed mini-batches seldom have the same shape twice.
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides, enable_gqa=grouped)
+        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest, **limit)
     return found[None], None
 
 

@@ -145,10 +145,10 @@ def test_the_kernel_is_flash_attention_s(monkeypatch: pytest.MonkeyPatch) -> Non
     """Not cuDNN's, which newer releases of torch would prefer; what else computes attention is left alone."""
     enabled, allowed, windows, groups = torch.backends.cuda, [], [], []
 
-    def kernel(query: Tensor, *_: Any, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:
+    def kernel(query: Tensor, *_: Any, **options: Any) -> Tensor:
         allowed.append((enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()))
-        windows.append(window_size)
-        groups.append(enable_gqa)
+        windows.append(options.get("window_size"))
+        groups.append(options.get("enable_gqa"))
         return query
 
     monkeypatch.setattr(packed, "varlen_attn", kernel)
@@ -162,6 +162,6 @@ def test_the_kernel_is_flash_attention_s(monkeypatch: pytest.MonkeyPatch) -> Non
         packed._attention(torch.nn.Identity(), tokens, tokens, tokens, None, **options)
         packed._attention(decoder, tokens, shared, shared, None, **options)
     assert allowed == [(True, False)] * 4
-    # Inclusive, as in transformers' own call of flash attention.
-    assert windows == [(-1, -1), (-1, 0), (64, 64), (64, 0)] and groups == [False, True] * 2
+    # Inclusive, as in transformers' own call of flash attention. Earlier releases of torch lack the second option.
+    assert windows == [None, (-1, 0), (64, 64), (64, 0)] and groups == [None, True] * 2
     assert (enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()) == before
