@@ -127,17 +127,17 @@ class TokenizerFile:
         """The id and, in BPE, the ids of all pieces that are merged on the way to its own.
 
         In any text these are the same: a merge across the piece's ends would have prevented it, and those inside it
-        come in the order in which they come where the piece is the whole text.
+        come in the order in which they come where the piece is the whole text. Merges lead also to some added tokens,
+        which aren't found inside a word, or before the text is normalised; to bytes and most special tokens none do.
         """
-        found = {old_id}
-        if self.kind != BPE or old_id in self.bytes or old_id >= len(self.pieces):
-            return found
-        symbols = list(self.pieces[old_id])
+        if self.kind != BPE or old_id >= len(self.pieces):
+            return {old_id}
+        found, symbols = {old_id}, list(self.pieces[old_id])
         while True:
             found.update(self._ids[symbol] for symbol in symbols if symbol in self._ids)
             ranks = [(self._ranks[pair], place) for place, pair in enumerate(pairwise(symbols)) if pair in self._ranks]
             if not ranks:
-                return found
+                return found if len(symbols) == 1 else {old_id}
             place = min(ranks)[1]
             symbols[place : place + 2] = ["".join(symbols[place : place + 2])]
 
