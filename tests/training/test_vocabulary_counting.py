@@ -46,14 +46,16 @@ def by_words(tokenizer: Tokenizer, texts: list[str], size: int) -> np.ndarray:
     return piece_counts(tokenizer, counter.words(), counter.whole, size)
 
 
-def small(pre_tokenizer: object, normalizer: object | None = None, normalized: bool = False) -> Tokenizer:
+def small(
+    pre_tokenizer: object, normalizer: object | None = None, normalized: bool = False, added: tuple[str, ...] = ("<s>",)
+) -> Tokenizer:
     """A Unigram tokenizer over a few letters, with other rules before the model."""
     pieces = ["<unk>", "▁", "a", "b", "ab", "▁a", "д", "о", "м", "дом", "▁дом", "1", "<s>"]
     tokenizer = Tokenizer(models.Unigram([(piece, -float(place)) for place, piece in enumerate(pieces)], unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizer
     if normalizer is not None:
         tokenizer.normalizer = normalizer
-    tokenizer.add_special_tokens([AddedToken("<s>", normalized=normalized, special=True)])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=normalized, special=True) for token in added])
     return tokenizer
 
 
@@ -77,6 +79,8 @@ SMALL = {
     "not split": small(pre_tokenizers.Metaspace(split=False)),
     "another replacement": small(METASPACE, normalizers.Replace("б ", "б")),
     "specials in normalised text": small(METASPACE, normalizers.NFKC(), normalized=True),
+    "no added tokens": small(METASPACE, added=()),
+    "an added token of two words": small(METASPACE, added=("a дом",)),
     "punctuation": small(pre_tokenizers.Punctuation()),
 }
 
@@ -126,7 +130,7 @@ def test_many_distinct_words_are_summed_as_their_number_doubles(monkeypatch: pyt
 def test_only_tokenizers_that_never_look_across_a_space_are_cut() -> None:
     cut = [name for name, tokenizer in SMALL.items() if cuts_at_spaces(tokenizer)]
     first = ["spaces collapsed", "spaces kept", "split at white space", "BERT's", "stripped"]
-    assert cut == [*first, "first word alone marked"]
+    assert cut == [*first, "first word alone marked", "no added tokens"]
     assert cuts_at_spaces(Tokenizer.from_file(str(tiny_base() / "tokenizer.json")))
     assert cuts_at_spaces(true())
 

@@ -48,7 +48,8 @@ class WordCounter:
         self._seen = SeenHashes()
         self._counted: list[polars.DataFrame] = []
         # Texts of the added tokens, which are cut out of a text before anything else.
-        self._literals = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._literals = polars.Series([token.content for token in added], dtype=polars.String).implode()
         self._safe = safe_characters(tokenizer) if cuts_at_spaces(tokenizer) else ""
 
     def add(self, texts: Sequence[str] | pa.ChunkedArray) -> None:
@@ -111,7 +112,7 @@ def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer is known never to look across a space between two safe characters."""
     parts, cutters = _parts(tokenizer.normalizer, "normalizers"), _parts(tokenizer.pre_tokenizer, "pretokenizers")
     added = tokenizer.get_added_tokens_decoder().values()
-    if not all(_is_local(part) for part in parts) or any(token.normalized for token in added):
+    if not all(_is_local(part) for part in parts) or any(token.normalized or " " in token.content for token in added):
         return False
     kinds = [cutter["type"] for cutter in cutters]
     if kinds == ["BertPreTokenizer"]:
