@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import XLMRobertaModel
 
 from configs.schema.init import BaseConfig, InitConfig
@@ -108,6 +111,17 @@ def test_the_coverage_target_is_met_for_every_language(tokenizer: TokenizerFile)
     selection = select(tokenizer, occurrences, InitConfig(coverage=0.8), ["ru", "en"], NOTHING)
     for count in occurrences.values():
         assert 0.8 <= count[selection.kept].sum() / count.sum() < 0.99
+
+
+def test_of_pieces_of_bytes_those_are_characters_that_are_whole_ones(tmp_path: Path) -> None:
+    pieces = [*sorted(ByteLevel.alphabet()), "Ð°", "ä¸", "ä¸Ń", "Ð°Ð"]
+    tokenizer = Tokenizer(BPE({piece: own for own, piece in enumerate(pieces)}, []))
+    tokenizer.pre_tokenizer = ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    read = TokenizerFile.read(tmp_path / "tokenizer.json")
+    assert read.characters[-4:] == ["а", "", "中", ""]
+    kept = select(read, {"ru": np.zeros(260, dtype=np.int64)}, InitConfig(), ["ru"], NOTHING).kept
+    assert kept.tolist() == [*range(257)]
 
 
 def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: TokenizerFile) -> None:

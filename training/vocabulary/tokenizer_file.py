@@ -102,10 +102,10 @@ class TokenizerFile:
 
     @cached_property
     def characters(self) -> list[str]:
-        """What each piece stands for inside a word: without its prefix, and with bytes decoded where they are text."""
+        """What each piece stands for inside a word: without its prefix, and with bytes decoded, if they are text."""
         if self._has_bytes:
-            decoder = ByteDecoder()
-            return [decoder.decode([piece]) for piece in self.pieces]
+            texts = map(ByteDecoder().decode, ([piece] for piece in self.pieces))
+            return ["" if "\ufffd" in text else text for text in texts]  # which stands for a part of a character
         prefix = self.document["model"].get("continuing_subword_prefix") or ""  # ## of WordPiece
         return [piece.removeprefix(prefix) for piece in self.pieces]
 
