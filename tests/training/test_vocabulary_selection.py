@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE, Unigram
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import XLMRobertaModel
 
@@ -113,15 +113,24 @@ def test_the_coverage_target_is_met_for_every_language(tokenizer: TokenizerFile)
         assert 0.8 <= count[selection.kept].sum() / count.sum() < 0.99
 
 
-def test_of_pieces_of_bytes_those_are_characters_that_are_whole_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["normalizer", "pre_tokenizer"])
+def test_of_pieces_of_bytes_those_are_characters_that_are_whole_ones(step: str, tmp_path: Path) -> None:
     pieces = [*sorted(ByteLevel.alphabet()), "Ð°", "ä¸", "ä¸Ń", "Ð°Ð"]
     tokenizer = Tokenizer(BPE({piece: own for own, piece in enumerate(pieces)}, []))
-    tokenizer.pre_tokenizer = ByteLevel()
+    setattr(tokenizer, step, {"normalizer": normalizers, "pre_tokenizer": pre_tokenizers}[step].ByteLevel())
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     read = TokenizerFile.read(tmp_path / "tokenizer.json")
     assert read.characters[-4:] == ["а", "", "中", ""]
     kept = select(read, {"ru": np.zeros(260, dtype=np.int64)}, InitConfig(), ["ru"], NOTHING).kept
     assert kept.tolist() == [*range(257)]
+
+
+def test_the_bytes_of_unknown_characters_are_kept_of_a_unigram_tokenizer_too(tmp_path: Path) -> None:
+    pieces = [("<unk>", 0.0), ("a", -1.0), ("яя", -2.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256))]
+    Tokenizer(Unigram(pieces, unk_id=0, byte_fallback=True)).save(str(tmp_path / "tokenizer.json"))
+    nothing = {"ru": np.zeros(259, dtype=np.int64)}
+    selection = select(TokenizerFile.read(tmp_path / "tokenizer.json"), nothing, InitConfig(), ["ru"], NOTHING)
+    assert selection.kept.tolist() == [0, *range(3, 259)] and selection.reasons["bytes"] == 256
 
 
 def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: TokenizerFile) -> None:

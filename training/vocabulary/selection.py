@@ -66,9 +66,9 @@ def select(
         counts: language -> how often each id occurs, shape [tokenizer.size]; OTHER has the strictest threshold of all.
         needed: ids that are kept whatever their counts, such as those of the prompts.
 
-    The special tokens are always kept. So is, of a Unigram tokenizer, one piece with the minimum score: the score of an
-    unknown character is the minimum minus 10, so without that piece the segmentation of texts with unknown characters
-    could change. And, of a BPE tokenizer, the pieces for single bytes, and those that are merged to form a kept one.
+    Special tokens and the pieces for single bytes are always kept. So is, of a Unigram tokenizer, one piece with the
+    minimum score: the score of an unknown character is the minimum minus 10, so without that piece the segmentation of
+    texts with unknown characters could change. And, of a BPE tokenizer, the pieces that are merged to form a kept one.
 
     Raises UserError: `max_size` has no room for what must be kept.
     """

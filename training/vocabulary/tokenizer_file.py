@@ -111,9 +111,7 @@ class TokenizerFile:
 
     @cached_property
     def bytes(self) -> frozenset[int]:
-        """Ids of single bytes, into which BPE splits what has no piece."""
-        if self.kind != BPE:
-            return frozenset()
+        """Ids of single bytes, into which what has no piece is split."""
         alphabet = {*ByteLevel.alphabet()} if self._has_bytes else {piece for piece in self.pieces if BYTE.match(piece)}
         return frozenset(self._ids[piece] for piece in alphabet if piece in self._ids)
 
@@ -180,7 +178,7 @@ class TokenizerFile:
     @property
     def _has_bytes(self) -> bool:
         """Whether the characters of pieces stand for bytes of UTF-8, as in GPT-2's tokenizer."""
-        return '"ByteLevel"' in json.dumps(self.document["pre_tokenizer"])
+        return '"ByteLevel"' in json.dumps([self.document[step] for step in ("normalizer", "pre_tokenizer")])
 
 
 def _pair(merge: Any) -> tuple[str, str]:
