@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import XLMRobertaModel
 
 from configs.schema.init import BaseConfig, InitConfig
@@ -82,6 +83,12 @@ def test_ids_before_the_padding_are_kept(tmp_path: Path) -> None:
     needed = needed_ids(tmp_path, read_tokenizer(tmp_path / "tokenizer.json"))
     selection = select(tokenizer, nothing, InitConfig(rule="notebook"), ["ru"], needed)
     assert selection.kept[:5].tolist() == [0, 1, 2, 3, 50]
+
+
+def test_what_every_text_begins_and_ends_with_is_kept_also_if_it_is_an_ordinary_piece() -> None:
+    tokenizer = read_tokenizer(tiny_base() / "tokenizer.json")
+    tokenizer.post_processor = TemplateProcessing("▁на $A", special_tokens=[("▁на", tokenizer.token_to_id("▁на"))])
+    assert tokenizer.token_to_id("▁на") in needed_ids(tiny_base(), tokenizer)
 
 
 def test_closure_keeps_all_single_characters_of_the_scripts() -> None:

@@ -60,14 +60,14 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def needed_ids(base: Path, tokenizer: Tokenizer) -> Ids:
-    """Ids of the prompts, the model's own included, and of tokens with a role, which need not be added ones.
+    """Ids of the prompts, the model's own included, of every text's ends, and of tokens with a role.
 
     RoBERTa counts positions from the id of its <pad>, which is small: it may not move, so all below it are needed.
     """
     prompts = read_json(base / "config_sentence_transformers.json")["prompts"].values()
     settings = read_json(base / "tokenizer_config.json")
     roles = (tokenizer.token_to_id(text) for role, text in settings.items() if role.endswith("_token"))
-    used = (text.ids for text in tokenizer.encode_batch([prompt for prompt in prompts if prompt]))
+    used = (text.ids for text in tokenizer.encode_batch(["", *prompts]))
     padding = tokenizer.token_to_id(settings["pad_token"]) or 0
     below = range(padding if padding < SMALL else 0)
     return np.unique(
