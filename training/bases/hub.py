@@ -99,13 +99,15 @@ def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig)
     """What the model does differently from a base of this config, with a remedy for each."""
     yield from other_modules(model, source, config)
     tokenizer: Any = model.tokenizer
+    alone = read_tokenizer(transformer_folder(source) / TOKENIZER)
     if tokenizer.truncation_side != "right":
         yield "truncation_side is left: texts are cut at their start", "choose a base that cuts at the end"
-    if tokenizer(PROBE)["input_ids"] != read_tokenizer(transformer_folder(source) / TOKENIZER).encode(PROBE).ids:
+    if tokenizer(PROBE)["input_ids"] != alone.encode(PROBE).ids:
         what = "tokenizer_config.json changes the tokens that tokenizer.json alone makes of a text"
         yield what, "save the tokenizer as PreTrainedTokenizerFast, or choose another base"
-    if tokenizer.pad_token is None and XLM_R_TOKENS["pad_token"] not in tokenizer.get_vocab():
-        yield "the tokenizer has no pad_token", "name one in tokenizer_config.json, or choose another base"
+    if alone.token_to_id(tokenizer.pad_token or XLM_R_TOKENS["pad_token"]) is None:
+        remedy = "name one of tokenizer.json's in tokenizer_config.json, or choose another base"
+        yield "the tokenizer has no pad_token", remedy
     if (limit := model.max_seq_length or 0) < config.max_length:
         what = f"texts are cut at {limit} tokens, but base.max_length is {config.max_length}"
         yield what, f"set base.max_length to at most {limit}"

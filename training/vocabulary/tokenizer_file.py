@@ -178,7 +178,7 @@ class TokenizerFile:
     @property
     def _has_bytes(self) -> bool:
         """Whether the characters of pieces stand for bytes of UTF-8, as in GPT-2's tokenizer."""
-        return '"ByteLevel"' in json.dumps([self.document[step] for step in ("normalizer", "pre_tokenizer")])
+        return '"ByteLevel"' in json.dumps([self.document.get(step) for step in ("normalizer", "pre_tokenizer")])
 
 
 def _pair(merge: Any) -> tuple[str, str]:
