@@ -74,7 +74,7 @@ def certify(
     Raises RuntimeError where a covered text is segmented differently, or its hidden states differ.
     """
     after = read_tokenizer(shrunk / "tokenizer.json")
-    new_ids, unknown, pinned = successors(selection.kept, tokenizer.size), tokenizer.unknown_id, selection.pinned
+    new_ids, unknown = successors(selection.kept, tokenizer.size), tokenizer.unknown_id
     when, why = OF_KIND[tokenizer.kind]
     comparison = TokenizerComparison(before, after, new_ids, unknown, covers_unknown=tokenizer.kind != WORD_PIECE)
     agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
@@ -83,24 +83,21 @@ def certify(
     return {
         "guarantee": GUARANTEE.format(when=when, why=why),
         **dataclasses.asdict(sizes),
-        **(
-            {}
-            if pinned is None or tokenizer.scores is None
-            else {
-                "pinned": {
-                    "piece": tokenizer.piece(pinned),
-                    "score": float(tokenizer.scores[pinned]),
-                    "old_id": pinned,
-                    "new_id": int(new_ids[pinned]),
-                }
-            }
-        ),
+        **pinned_piece(tokenizer, selection.pinned, new_ids),
         "kept_by_reason": selection.reasons,
         "languages": language_shares(counts.occurrences, selection.kept),
         "other_scripts": language_shares({OTHER: counts.others}, selection.kept)[OTHER],
         "checked": checked(agreements, {corpus.name: corpus.source for corpus in corpora}, counts.texts),
         "hidden_states": compare_hidden_states(base, shrunk, examples, config.base.max_length),
     }
+
+
+def pinned_piece(tokenizer: TokenizerFile, old_id: int | None, new_ids: Ids) -> dict[str, dict[str, Any]]:
+    """The piece with the minimum score, as `pinned`; nothing where the tokenizer has no scores."""
+    if old_id is None or tokenizer.scores is None:
+        return {}
+    score, new_id = float(tokenizer.scores[old_id]), int(new_ids[old_id])
+    return {"pinned": {"piece": tokenizer.piece(old_id), "score": score, "old_id": old_id, "new_id": new_id}}
 
 
 def checked(

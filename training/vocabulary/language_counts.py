@@ -6,6 +6,7 @@ from itertools import chain
 
 import numpy as np
 import polars
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from configs.schema.init import BY_SCRIPT
@@ -46,20 +47,14 @@ def count_pieces(
         for language, own_words, own_whole in parts:
             occurrences[language] += piece_counts(tokenizer, own_words, own_whole, size)
 
-    for corpus in corpora:
-        texts[corpus.name] = 0
-        for name, batch in corpus.texts("counting words"):
-            texts[corpus.name] += len(batch)
-            if name not in counters and name in (*languages, BY_SCRIPT):
-                counters[name] = WordCounter(tokenizer)
-            if counter := counters.get(name):
-                counter.add(batch)
-                if len(counter.whole) > WHOLE:
-                    sum_up(name, polars.DataFrame(schema=WORDS), counter.whole)
-                    counter.whole.clear()
-        if not texts[corpus.name]:
-            where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
-            raise UserError("a corpus has no texts", where=where, remedy="correct init.corpora or the file")
+    for name, batch in _batches(corpora, texts):
+        if name not in counters and name in (*languages, BY_SCRIPT):
+            counters[name] = WordCounter(tokenizer)
+        if counter := counters.get(name):
+            counter.add(batch)
+            if len(counter.whole) > WHOLE:
+                sum_up(name, polars.DataFrame(schema=WORDS), counter.whole)
+                counter.whole.clear()
     for name, counter in counters.items():
         sum_up(name, counter.words(), counter.whole)
     for language in languages:
@@ -74,10 +69,22 @@ def count_pieces(
     return LanguageCounts(occurrences, others=occurrences.pop(OTHER), texts=texts)
 
 
+def _batches(corpora: list[Corpus], texts: dict[str, int]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """(language or BY_SCRIPT, texts) of all corpora, in batches; puts the number of each corpus's into `texts`."""
+    for corpus in corpora:
+        texts[corpus.name] = 0
+        for name, batch in corpus.texts("counting words"):
+            texts[corpus.name] += len(batch)
+            yield name, batch
+        if not texts[corpus.name]:
+            where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
+            raise UserError("a corpus has no texts", where=where, remedy="correct init.corpora or the file")
+
+
 def _by_script(
     words: polars.DataFrame, whole: Mapping[str, int], languages: list[str], further: Sequence[str]
 ) -> Iterator[tuple[str, polars.DataFrame, Mapping[str, int]]]:
-    """(language, words, whole texts) of mixed corpora's: those whose first known script is one of the language's own.
+    """Words and whole texts of mixed corpora by language: those whose first known script is one of the language's own.
 
     Languages that share a script each count all its words. Words without letters go to the first language, those with
     letters of other scripts only to OTHER. An unknown language is assumed to be written in the first of the `further`

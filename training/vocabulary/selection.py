@@ -82,16 +82,12 @@ def select(
         frequent = np.unique(np.concatenate([frequent, *low]))
     else:
         must["characters"] = character_ids(tokenizer, config, languages)
-    kept = np.unique(np.concatenate([*must.values(), frequent]))
-    pinned = None if tokenizer.scores is None else pinned_id(tokenizer.scores, kept)
-    if pinned is not None:
+    wanted, pinned = np.unique(np.concatenate([*must.values(), frequent])), None
+    if tokenizer.scores is not None:
+        pinned = pinned_id(tokenizer.scores, wanted)
         must["pinned"] = np.array([pinned])
     fixed = tokenizer.with_parts(np.unique(np.concatenate(list(must.values()))))
-    kept = np.union1d(kept, fixed)
-    if config.max_size is None:
-        kept = tokenizer.with_parts(kept)
-    else:
-        kept = cut(kept, fixed, counts, config.max_size, tokenizer)
+    kept = cut(wanted, fixed, counts, tokenizer.size if config.max_size is None else config.max_size, tokenizer)
     sizes = {reason: len(ids) for reason, ids in (must | {"frequent": frequent}).items()}
     return Selection(kept, pinned, sizes)
 

@@ -15,7 +15,7 @@ from pipeline.core.artefact import PARTIAL, read_json, write_json
 from pipeline.core.errors import UserError
 from pipeline.core.model_folder import STAGE_FILES, read_tokenizer
 from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, EagerFile, SafetensorsReader, write_header
-from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
+from training.vocabulary.tokenizer_file import OTHER_BASE, Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
 NOT_COPIED = ("*.safetensors", INDEX_FILE, f"*{PARTIAL}", *STAGE_FILES)
@@ -75,8 +75,7 @@ def embedding_rows(weights: SafetensorsReader, ids: int) -> int:
     """
     names = [name for name in weights.tensors if name.endswith(EMBEDDING)]
     if len(names) != 1:
-        remedy = "choose another base, or keep its whole vocabulary: init=full"
-        raise UserError(f"{len(names)} word embeddings in the weights", where=str(weights.folder), remedy=remedy)
+        raise UserError(f"{len(names)} word embeddings in the weights", where=str(weights.folder), remedy=OTHER_BASE)
     rows = weights.tensors[names[0]].shape[0]
     if not ids <= rows < ids + PADDING_ROWS:
         what = f"the tokenizer has {ids:,} ids, but the embedding has {rows:,} rows"

@@ -49,7 +49,7 @@ class TokenizerFile:
                 raise ValueError("a score that is not finite")
             if made.unknown_id is not None and not 0 <= made.unknown_id < made.size:
                 raise ValueError("an unknown piece beyond the others")
-            _ = made._ranks  # of merges that are no pairs there are none
+            _ = made._ranks  # raises where a merge is no pair
         except FileNotFoundError:
             raise UserError("the base has no tokenizer.json", where=str(path), remedy=OTHER_BASE) from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -112,7 +112,9 @@ class TokenizerFile:
     @cached_property
     def bytes(self) -> frozenset[int]:
         """Ids of single bytes, into which what has no piece is split."""
-        alphabet = {*ByteLevel.alphabet()} if self._has_bytes else {piece for piece in self.pieces if BYTE.match(piece)}
+        alphabet = (
+            {*ByteLevel.alphabet()} if self._has_bytes else {piece for piece in self.pieces if BYTE.fullmatch(piece)}
+        )
         return frozenset(self._ids[piece] for piece in alphabet if piece in self._ids)
 
     def piece(self, old_id: int) -> str:
