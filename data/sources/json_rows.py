@@ -1,17 +1,16 @@
 """Json lines and json documents as Arrow tables, by one decoder and one set of rules; bad rows are numbered."""
 
-import io
 import json
 import math
 import re
 from collections.abc import Iterator
-from typing import IO, Any, BinaryIO, cast
+from itertools import dropwhile
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
 from configs.schema.data import SourceConfig
 from data.sources.batch import (
-    LONGEST_ROW,
     SHOWN_COLUMNS,
     Batch,
     OptionalColumn,
@@ -22,11 +21,10 @@ from data.sources.batch import (
 from data.sources.lines import bad_encoding, text_lines
 from pipeline.core.errors import UserError
 
-TAIL = 16  # characters at the end of the buffer that may start a literal or an escape
 NO_OBJECT = "broken json: not an object"
 STRING_LIST = pa.list_(pa.string())
-DOCUMENT_ROWS, DOCUMENT_CHARACTERS = 1024, 2**20  # of a json document, processed at once
-WHITESPACE = re.compile(r"[ \t\r\n]*")
+DOCUMENT_ROWS = 1024  # of a json document, in a batch
+LARGEST_DOCUMENT = 2**30  # bytes: it is parsed as a whole, which takes several times its size
 DOCUMENT = re.compile(r'[\[{\s]+("[^"]*"\s*:\s*[\[{]?\s*)?')  # the first line of a multi-line document
 BY_ROWS = "write it as an array of objects, as pandas' to_json(orient='records') does"
 
@@ -159,7 +157,12 @@ def _is_document(content: Any, columns: list[str]) -> bool:
     if _has_wanted(content, columns) or not isinstance(content, dict | list):
         return False
     parts = content.values() if isinstance(content, dict) else content
-    return any(_has_wanted(part[0] if isinstance(part, list) and part else part, columns) for part in parts)
+    return any(_has_wanted(_first(part), columns) for part in parts)
+
+
+def _first(part: Any) -> Any:
+    """The first item of an array; anything else as it is."""
+    return part[0] if isinstance(part, list) and part else part
 
 
 def _has_wanted(content: Any, columns: list[str]) -> bool:
@@ -170,137 +173,73 @@ def json_document(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
     """Rows of one json document: an array of objects, such an array in an object, or an object of objects."""
-    rows, text = _Rows(file, columns, errors), _JsonText(stream, file, errors)
-    opening = text.next()
-    if opening not in ("[", "{"):
-        raise text.refused("not json", f"set {errors.key}.format to its real format")
-    for number, content in enumerate(text.items() if opening == "[" else _object_rows(text, columns), start=1):
-        rows.add(number, content)
+    content = stream.read(LARGEST_DOCUMENT + 1)
+    if len(content) > LARGEST_DOCUMENT:
+        what, remedy = f"a json document of more than {LARGEST_DOCUMENT // 2**20} MB", "save it as json lines"
+        raise errors.refused(what, file, f"{remedy}, and set {errors.key}.format to jsonl")
+    text = content.decode("utf-8-sig")
+    try:
+        document = DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise _undecodable(error, text, file, errors) from error
+    rows, found = _Rows(file, columns, errors), _rows_of(document, file, columns, errors)
+    for number, row in enumerate(found, start=1):
+        rows.add(number, row)
         if len(rows.rows) == DOCUMENT_ROWS:
             yield from rows.batches()
-    if text.next():
-        raise text.broken("extra content after its end")
     yield from rows.batches()
 
 
-def _object_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
-    """Rows of an object: either one of its values is an array of rows, or each value is a row."""
-    place: str | None = None  # where the rows are: the key of the array, or "" for the values themselves
-    others: dict[str, tuple[str, Any]] = {}  # the other members by key: first character, and first value
-    for key in text.members():
-        opening = text.next()
-        values = text.items() if opening == "[" else iter([text.value()])
-        first = next(values, None)
-        if place == "" or _has_wanted(first, columns):
-            here = key if opening == "[" else ""
-            if place not in (None, here) or (
-                place is None and here == "" and "{" in (part[0] for part in others.values())
-            ):
-                raise text.refused(f"rows in {key!r} and elsewhere", BY_ROWS)
-            place = here
-            yield first
-        elif len(others) < SHOWN_COLUMNS or _has_wanted({key: None}, columns):
-            others[key] = opening, first
-        for value in values:
-            if place == key:
-                yield value
-    if place is None:
-        raise _no_rows(text, others, columns)
+def _undecodable(error: Exception, text: str, file: str, errors: RowErrors) -> UserError:
+    """The error for a document that is no json, or more than one."""
+    begins, remedy = text.lstrip()[:1], "fix the file or download it again"
+    if begins not in ("[", "{"):
+        return errors.refused("not json", file, f"set {errors.key}.format to its real format")
+    if not isinstance(error, json.JSONDecodeError):
+        return errors.refused(f"broken json: {_reason(error, text)}", file, remedy)
+    if begins == "{" and error.msg == "Extra data":
+        return _lines(file, errors)
+    where = f"{file}, line {error.lineno}, character {error.colno}"
+    return errors.refused(f"broken json: {_reason(error, text)}", where, remedy)
 
 
-def _no_rows(text: "_JsonText", others: dict[str, tuple[str, Any]], columns: list[str]) -> UserError:
-    """The error for a document without rows, with a remedy for what it seems to be."""
-    wanted = [begin for key, (begin, _) in others.items() if _has_wanted({key: None}, columns)]
-    if text.next() or any(begin not in "[{" for begin in wanted):
-        return text.refused("json lines instead of one document", f"set {text.errors.key}.format to jsonl")
+def _lines(file: str, errors: RowErrors) -> UserError:
+    return errors.refused("json lines instead of one document", file, f"set {errors.key}.format to jsonl")
+
+
+def _rows_of(document: Any, file: str, columns: list[str], errors: RowErrors) -> Iterator[Any]:
+    """The rows of a document: those of an array, or an object's values from its first object on.
+
+    Raises UserError where none is a row, or rows are in several places.
+    """
+    if isinstance(document, list):
+        return iter(document)
+    if not isinstance(document, dict):
+        raise errors.refused("not json", file, f"set {errors.key}.format to its real format")
+    if isinstance(document, _Ambiguous):  # whose first rows are lost
+        raise errors.refused("duplicate key", file, BY_ROWS)
+    places = [key for key, part in document.items() if _has_wanted(_first(part), columns)]
+    if not places:
+        raise _no_rows(document, file, columns, errors)
+    by_key = isinstance(document[places[0]], dict)
+    if elsewhere := [key for key in places[1:] if not by_key or isinstance(document[key], list)]:
+        raise errors.refused(f"rows in {elsewhere[0]!r} and elsewhere", file, BY_ROWS)
+    rows = document.values() if by_key else document[places[0]]
+    return dropwhile(lambda part: not isinstance(part, dict), rows) if by_key else iter(rows)
+
+
+def _no_rows(document: dict[str, Any], file: str, columns: list[str], errors: RowErrors) -> UserError:
+    """The error for an object without rows, with a remedy for what it seems to be."""
+    wanted = [part for key, part in document.items() if _has_wanted({key: None}, columns)]
+    if any(not isinstance(part, list | dict) for part in wanted):
+        return _lines(file, errors)
     if wanted:
-        return text.refused("the table is stored by columns", BY_ROWS)
-    for _, first in others.values():
-        if isinstance(first, dict):
-            wanted_columns(columns, _types(first), text.errors, text.file)
-    return text.refused(f"it has no rows, only {', '.join(others) or 'nothing'}", BY_ROWS)
-
-
-class _JsonText:
-    """A json document, parsed value by value as it is read."""
-
-    def __init__(self, stream: IO[bytes], file: str, errors: RowErrors) -> None:
-        self.characters = io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig")
-        self.file, self.errors = file, errors
-        self.text, self.at, self.row = "", 0, 0
-
-    def next(self) -> str:
-        """The next non-blank character, without taking it; empty at the end."""
-        while True:
-            match = WHITESPACE.match(self.text, self.at)
-            self.at = match.end() if match else self.at
-            if self.at < len(self.text) or not self._more(DOCUMENT_CHARACTERS):
-                return self.text[self.at : self.at + 1]
-
-    def _more(self, characters: int) -> bool:
-        more = self.characters.read(characters)
-        self.text, self.at = self.text[self.at :] + more, 0
-        return bool(more)
-
-    def take(self, *allowed: str) -> str:
-        """Take the next character, which must be one of these."""
-        found = self.next()
-        if not found or found not in allowed:
-            raise self.broken(f"{found!r} instead of {' or '.join(allowed)}" if found else "cut off")
-        self.at += 1
-        return found
-
-    def value(self) -> Any:
-        """Take the next value."""
-        self.next()
-        while True:
-            try:
-                value, end = DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text) or not self._more(DOCUMENT_CHARACTERS):  # a number may go on
-                    self.at = end
-                    return value
-            except (ValueError, RecursionError) as error:
-                left, may_go_on = len(self.text) - self.at, False
-                if isinstance(error, json.JSONDecodeError):  # an error before the end won't be fixed by reading on
-                    may_go_on = error.msg.startswith("Unterminated") or error.pos >= len(self.text) - TAIL
-                if not may_go_on or not self._more(max(DOCUMENT_CHARACTERS, left)):
-                    raise self.broken(_reason(error, self.text)) from error
-                if left > LONGEST_ROW:  # doubled each time, so that long values are decoded few times
-                    raise self.errors.too_long(f"{self.file}, row {self.row + 1}") from None
-
-    def items(self) -> Iterator[Any]:
-        """Take an array, value by value."""
-        for _ in self._parts("[", "]"):
-            yield self.value()
-            self.row += 1
-
-    def members(self) -> Iterator[str]:
-        """Take an object, key by key; the caller must take each value before the next key."""
-        for _ in self._parts("{", "}"):
-            key = self.value()
-            if not isinstance(key, str):
-                raise self.broken("a key that is not a string")
-            self.take(":")
-            yield key
-
-    def _parts(self, opening: str, closing: str) -> Iterator[None]:
-        """Take the brackets and commas around parts, each of which the caller takes."""
-        self.take(opening)
-        if self.next() == closing:
-            self.take(closing)
-            return
-        yield
-        while self.take(",", closing) == ",":
-            yield
-
-    def refused(self, what: str, remedy: str) -> UserError:
-        """The error for a document in an unsupported form."""
-        return self.errors.refused(what, self.file, remedy)
-
-    def broken(self, reason: str) -> UserError:
-        """The error for a damaged document, even where bad rows are skipped: the next row's start is unknown."""
-        where = f"{self.file}, row {self.row + 1}"
-        return self.errors.refused(f"broken json: {reason}", where, "fix the file or download it again")
+        return errors.refused("the table is stored by columns", file, BY_ROWS)
+    for part in map(_first, document.values()):
+        if isinstance(part, dict):
+            wanted_columns(columns, _types(part), errors, file)
+    shown = ", ".join([*document][:SHOWN_COLUMNS]) or "nothing"
+    return errors.refused(f"it has no rows, only {shown}", file, BY_ROWS)
 
 
 def _reason(error: Exception, text: str) -> str:

@@ -68,7 +68,7 @@ SOURCES = {
         "nested too deeply.*row 10", faults.source("r.jsonl", LINES + b'{"q":' + b"[" * 200_000 + b"\n")
     ),
     "a json array nested without end": data(
-        "nested too deeply.*row 1", faults.source("r.json", b'[{"q":' + b"[" * 200_000, format="json")
+        "nested too deeply.*r.json", faults.source("r.json", b'[{"q":' + b"[" * 200_000, format="json")
     ),
     "numbers of 5000 digits": data("5000 digits", faults.source("r.jsonl", b'{"q": ' + b"9" * 5000 + b', "a": "b"}\n')),
     "zeros in the middle": data("broken json.*row 10", faults.source("r.jsonl", LINES + bytes(100) + b"\n" + LINES)),

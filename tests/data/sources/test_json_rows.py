@@ -143,15 +143,23 @@ DOCUMENTS = {
     "data": {"version": 2, "data": ROWS, "errors": []},
     "data after its description": {"meta": {"rows": 3}, "train": ROWS},
     "rows by key": {str(n): row for n, row in enumerate(ROWS)},
+    "rows by key after its version": {"version": 2, **{str(n): row for n, row in enumerate(ROWS)}},
 }
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-@pytest.mark.parametrize("characters", [1, 7, 2**20])
-def test_rows_of_a_document_are_found(
-    name: str, characters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_document_too_large_to_be_parsed_as_a_whole_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.sources.json_rows.DOCUMENT_CHARACTERS", characters)
+    monkeypatch.setattr("data.sources.json_rows.LARGEST_DOCUMENT", 2**20)
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([GOOD]) + " " * 2**20, encoding="utf-8")
+    assert "more than 1 MB (rows.json); save it as json lines, and set" in str(error_of(path, "json"))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("rows", [2, 1024])
+def test_rows_of_a_document_are_found(name: str, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.sources.json_rows.DOCUMENT_ROWS", rows)
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(DOCUMENTS[name], ensure_ascii=False, indent=1), encoding="utf-8")
     assert read(path, "json") == (list(enumerate(ROWS, start=1)), {})
@@ -170,10 +178,15 @@ BY_COLUMNS = "the table is stored by columns (rows); write it as an array of obj
         ("json", {"0": {"q": "а", "a": "б"}, "1": "в"}, "broken json: not an object (rows, row 2)"),
         ("json", {"data": [{"question": "а"}]}, "no column q (rows); columns found: question: str"),
         ("json", ROWS[0], "json lines instead of one document (rows); set data.sources.mine.format to jsonl"),
-        ("json", '[{"q": "а", "a": "б"} {"q": "в"}]', "broken json: '{' instead of , or ] (rows, row 2)"),
-        ("json", '[{"q": "а", "a": "б"}] []', "extra content after its end"),
-        ("json", '[{"q": "а", "a": "б"}, {"q": "в', "broken json: cut off (rows, row 2)"),
+        ("json", '[{"q": "а", "a": "б"} {"q": "в"}]', "Expecting ',' delimiter (rows, line 1, character 2"),
+        ("json", '[{"q": "а", "a": "б"}] []', "broken json: Extra data (rows, line 1, character 2"),
+        ("json", '[{"q": "а", "a": "б"}, {"q": "в', "broken json: cut off (rows, line 1, character "),
         ("json", '{"0": {"q": "а", "a": "б"}, "1": {"q": "в', "broken json: cut off"),
+        ("json", '{"q": "а", "a": "б"}\n{"q": "в"}', "json lines instead of one document"),
+        ("json", {"meta": {"q": 1}, "data": ROWS}, "rows in 'data' and elsewhere"),
+        ("json", '{"0": {"q": "а", "a": "б"}, "0": {"q": "в", "a": "г"}}', "duplicate key (rows)"),
+        ("json", "null", "not json (rows)"),
+        ("json", "q,a", "not json (rows)"),
         ("jsonl", ROWS, "one json document instead of json lines (rows); set data.sources.mine.format to json"),
         ("jsonl", {"data": ROWS}, "one json document instead of json lines"),
         ("jsonl", {"0": ROWS[0]}, "one json document instead of json lines"),
