@@ -60,7 +60,8 @@ class SourceConfig:
     local_only: bool = False  # not on the Hub: skipped with a ledger line if neither mirror nor path has it
     reader: str | None = None  # a reader class instead of files, as package.module.Class
     reader_options: dict[str, str] = setting({})  # arguments of the reader class
-    # json: one document, an array of rows or an object containing it; .gz and .tar.gz are recognised by the name.
+    # json: one document of up to 1 GB, an array of rows or an object containing it. .gz and .tar.gz are recognised by
+    # the name.
     format: str = setting("parquet", choices=("parquet", "jsonl", "json", "csv"))
     encoding: str = "utf-8"  # of jsonl, json and csv, by its name in Python, such as cp1251
     delimiter: str = ","  # csv: one character, or tab
