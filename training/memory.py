@@ -41,13 +41,9 @@ class Budget:
     whole: bool = True  # whether a batch that fits is cut only to save padding
 
 
-def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD) -> Budget:
-    """The side's mini_batch_tokens and mini_batch_overhead; where one is auto, `fitting` or `further`, both in tokens.
-
-    By default these are a CPU's, the same on every machine.
-    """
-    tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
-    return Budget(tokens if isinstance(tokens, int) else fitting, overhead if isinstance(overhead, int) else further)
+def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, overhead: int = CPU_OVERHEAD) -> Budget:
+    """The side's mini_batch_tokens, or `fitting` where that is auto; by default a CPU's, the same on every machine."""
+    return Budget(side.mini_batch_tokens if isinstance(side.mini_batch_tokens, int) else fitting, overhead)
 
 
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:

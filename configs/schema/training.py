@@ -69,8 +69,6 @@ class PlannedConfig:
     # what fits, measured before the first step; on a CPU 8,192. Heads keep no activations: with auto each of their
     # passes has at most token_budget tokens; on a CPU a batch of up to four times as many may be one pass.
     mini_batch_tokens: int | str = setting("auto", choices=("auto",), least=1, result=False)
-    # The cost of one more mini-batch, in tokens; not used for packed texts. auto: by the device.
-    mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)
     arguments: dict[str, Any] = setting({})  # any other SentenceTransformerTrainingArguments
 
     def lengths(self) -> dict[str, int]:

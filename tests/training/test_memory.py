@@ -21,7 +21,7 @@ from training.memory import Budget, measured_tokens, memory_explained, planned_b
 
 def test_auto_is_a_cpu_s_budget_until_a_gpu_is_measured() -> None:
     assert planned_budget(SideConfig()) == Budget(8192, 96)
-    assert planned_budget(SideConfig(mini_batch_tokens=2048, mini_batch_overhead=0)) == Budget(2048, 0)
+    assert planned_budget(SideConfig(mini_batch_tokens=2048)) == Budget(2048, 96)
 
 
 def test_the_tokens_that_fit_come_from_two_probing_steps() -> None:
