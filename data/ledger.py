@@ -103,7 +103,8 @@ def table(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     rows = []
     for line in lines:
         status = line["status"] if on_card or line["status"] != NOT_ON_CARD else None
-        rows.append([line["title"], line["side"], *(line[count] for count in shown), status])
+        counts = line | ({"train": None, "dev": None} if line["side"] == HELD_OUT else {})  # written, not trained on
+        rows.append([line["title"], line["side"], *(counts[count] for count in shown), status])
     return ["set", "side", *shown, "status"], rows
 
 

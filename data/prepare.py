@@ -22,6 +22,7 @@ from pipeline.core.console import log, progress, show_table
 from pipeline.core.errors import UserError, redacted
 
 FEW_DEV_ROWS = 50
+SHOWN = 3  # sets named in a warning
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -60,8 +61,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def _warn_of_few(lines: list[dict[str, Any]]) -> None:
     few = [f"{line['name']} {line['dev']}" for line in lines if line["dev_candidates"] and line["dev"] < FEW_DEV_ROWS]
     if few:
-        what = "under %d dev rows, so their scores are unreliable and count little: %s (%s)"
-        log.warning(what, FEW_DEV_ROWS, ", ".join(few), "raise data.sources.<set>.dev_anchors or data.dev.share")
+        named, more = ", ".join(few[:SHOWN]), f" and {len(few) - SHOWN} more sets" if len(few) > SHOWN else ""
+        what = "under %d dev rows, so their scores are unreliable and count little: %s%s (%s)"
+        log.warning(what, FEW_DEV_ROWS, named, more, "raise data.sources.<set>.dev_anchors or data.dev.share")
 
 
 class _Sets:

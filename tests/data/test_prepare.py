@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -274,9 +275,14 @@ def test_mixture_ours_has_a_weight_for_every_set_and_negatives_where_it_says_so(
     assert prepared.pairs("asymmetric", "miracl")["negatives"].list.len().max() == 15
 
 
-def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
+def test_a_held_out_set_keeps_its_labels_and_no_row_of_it_is_called_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     prepared = run(tmp_path, "~data.sources.terra", "+source@data.held_out.terra=terra")
     assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}
+    lines = [line for line in (prepared.folder / "ledger.md").read_text().splitlines() if "| held_out |" in line]
+    assert len(lines) == 2 and all(line.endswith("| – | – | 0 | held out |") for line in lines)
+    assert re.search(r"under 50 dev rows.*: (\w+ \d+, ){2}\w+ \d+ and 2 more sets", caplog.text)
 
 
 def test_a_ledger_of_own_sets_is_not_compared_with_the_published_card(
