@@ -39,7 +39,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             pl.DataFrame(rows, schema={"task": pl.String, "text": pl.String}, orient="row").write_parquet(path)
     checked = {task: len(texts) for task, texts in tests.items()}
     write_json(stage.path / CHECKED_FILE, {"checked": checked, "not_checked": missing})
-    return {"tasks": len(checked), "texts": sum(checked.values()), "not checked": len(missing)}
+    counts = {"tasks": len(checked), "texts": sum(checked.values()), "not checked": len(missing)}
+    return counts if config.data.checked_suites else {}
 
 
 def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:

@@ -9,13 +9,14 @@ import numpy as np
 from configs.schema.config import Config
 from evaluation.outcome import Outcome, read_outcome
 from evaluation.published_scores import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS
-from evaluation.results import BM25, Difference, Score
+from evaluation.results import ACTIVE_IDS, BM25, BYTES, Difference, Score
 from evaluation.significance import Measured, Resampling, corrected, mean_over_tasks, means_of, measured
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
 
-WIDE = 10  # scores in a row of a table, at most
+WIDE = 10  # tasks in a row of a table, at most
+COUNTS = (ACTIVE_IDS, BYTES)  # metrics that are no shares
 Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Scorer.score returned
 
 
@@ -99,28 +100,29 @@ def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measu
 def show_scores(rows: Sequence[Score]) -> None:
     """Print a table per suite: a row per model, a column per task, each score with half its interval's width.
 
-    If a suite has many tasks with one metric each, tasks are the rows; if some have more, each task has its own table.
+    If a suite has many tasks, these are the rows; if it has few, with several metrics, each has its own table.
     """
     columns = list(dict.fromkeys((row.suite, row.task, row.metric) for row in rows))
-    cells = {(row.model, row.suite, row.task, row.metric): _with_bars(row) for row in rows}
+    cells = {(row.model, row.suite, row.task, row.metric): _shown(row) for row in rows}
     for suite in dict.fromkeys(column[0] for column in columns):
         headers = [column for column in columns if column[0] == suite]
         models = list(dict.fromkeys(row.model for row in rows if row.suite == suite))
         tasks = list(dict.fromkeys(task for _, task, _ in headers))
-        if len(headers) > WIDE and len(headers) == len(tasks):
-            lines = [
-                [task, metric, *(cells.get((model, suite, task, metric)) for model in models)]
-                for _, task, metric in headers
-            ]
+        if len(tasks) > WIDE:
+            lines = [[*header[1:], *(cells.get((model, *header)) for model in models)] for header in headers]
             show_table(f"scores on {suite}", ["task", "metric", *models], lines)
-            continue
-        for part in [[task] for task in tasks] if len(headers) > WIDE else [tasks]:
-            shown = [header for header in headers if header[1] in part]
-            lines = [[model, *(cells.get((model, *header)) for header in shown)] for model in models]
-            title = f"scores on {suite}" if part == tasks else f"scores on {suite}, {part[0]}"
-            show_table(title, ["model", *(f"{task}\n{metric}" for _, task, metric in shown)], lines)
+        elif len(headers) > len(tasks):
+            for task in tasks:
+                shown = [header for header in headers if header[1] == task]
+                lines = [[model, *(cells.get((model, *header)) for header in shown)] for model in models]
+                show_table(f"scores on {suite}, {task}", ["model", *(metric for _, _, metric in shown)], lines)
+        else:
+            lines = [[model, *(cells.get((model, *header)) for header in headers)] for model in models]
+            show_table(f"scores on {suite}", ["model", *(f"{task}\n{metric}" for _, task, metric in headers)], lines)
 
 
-def _with_bars(row: Score) -> str:
+def _shown(row: Score) -> str:
+    if row.metric in COUNTS:
+        return f"{row.score:,.0f}"
     half = (row.ci_high - row.ci_low) / 2
     return f"{row.score:.3f} ±{half:.3f}" if half == half else f"{row.score:.3f}"

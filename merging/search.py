@@ -48,7 +48,7 @@ class GuardLoss:
     @property
     def as_gain(self) -> str:
         """The gain with its interval, as text; losses are negative."""
-        return f"{0 - self.mean:+.4f} ({0 - self.high:+.4f} to {0 - self.low:+.4f})"
+        return f"{0 - self.mean:+.3f} ({0 - self.high:+.3f} to {0 - self.low:+.3f})"
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,15 @@ def progress(items: Collection[Item], what: str) -> Iterator[Item]:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; floats get four decimals, None becomes a dash."""
+    """Print a table, or its title alone if it has no rows; floats get four decimals, None becomes a dash."""
     table = Table(box=box.SIMPLE_HEAD)
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(cell, row))
     console.print(title)  # not as the table's title, which would be wrapped at the table's width
-    console.print(table)
+    if table.row_count:
+        console.print(table)
 
 
 def cell(value: object) -> str:

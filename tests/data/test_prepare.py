@@ -281,7 +281,7 @@ def test_a_held_out_set_keeps_its_labels_and_no_row_of_it_is_called_trained_on(
     prepared = run(tmp_path, "~data.sources.terra", "+source@data.held_out.terra=terra")
     assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}
     lines = [line for line in (prepared.folder / "ledger.md").read_text().splitlines() if "| held_out |" in line]
-    assert len(lines) == 2 and all(line.endswith("| – | – | 0 | held out |") for line in lines)
+    assert len(lines) == 3 and all(line.endswith("| – | – | 0 | held out |") for line in lines)
     assert re.search(r"under 50 dev rows.*: (\w+ \d+, ){2}\w+ \d+ and 2 more sets", caplog.text)
 
 

@@ -11,7 +11,7 @@ from evaluation.published_scores import CARD_MTEB, CARD_SUITE, GROUPS
 from evaluation.results import Difference, Score
 from evaluation.scoring import Scorer
 from evaluation.suites.task import Task
-from evaluation.tables import write_tables
+from evaluation.tables import show_scores, write_tables
 from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
 from tests.evaluation.test_evaluate import make_config
@@ -143,3 +143,23 @@ def test_a_table_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "comparison.csv").write_text("model,against,suite\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"lacks the column .*main.*make evaluate"):
         Difference.read(tmp_path / "comparison.csv")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "metrics", "titles", "heads"),
+    [
+        (2, ["accuracy"], ["scores on suite"], ["model accuracy accuracy"]),
+        (2, ["ndcg_at_10", "bytes_per_passage"], ["scores on suite, t0", "scores on suite, t1"],
+         ["model ndcg_at_10 bytes_per_passage"] * 2),
+        (11, ["spearman", "pearson"], ["scores on suite"], ["task metric base"]),
+    ],
+)  # fmt: skip
+def test_printed_scores_fit_a_terminal(
+    tasks: int, metrics: list[str], titles: list[str], heads: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored = [(f"t{place}", metric) for place in range(tasks) for metric in metrics]
+    show_scores([Score("base", "suite", task, metric, 1536.5, 1536.4, 1536.6, 4, 0.0) for task, metric in scored])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("scores on")] == titles
+    assert [" ".join(line.split()) for line in lines if line.split()[:1] in (["model"], ["task"])] == heads
+    assert sum("1,536" in line for line in lines) == ("bytes_per_passage" in metrics) * tasks

@@ -179,7 +179,7 @@ def test_the_set_that_decides_is_the_one_that_surely_loses_most() -> None:
     }
     candidate = Candidate("search", None, DevScore({}, {}), {}, losses, None)
     assert candidate.deciding_loss == losses["sure"]
-    assert losses["sure"].as_gain == "-0.0300 (-0.0450 to -0.0150)"
+    assert losses["sure"].as_gain == "-0.030 (-0.045 to -0.015)"
     assert allowed_by(losses, 0.02) is False
     assert allowed_by(losses, 0.03) is True and allowed_by(losses, 0.0) is False
 

@@ -24,6 +24,11 @@ def test_a_table_shows_brackets_and_colons_as_they_are(capsys: pytest.CaptureFix
     assert shown.count("languages=[ru,en]") == 2 and "no [/data/a]" in shown and ":cat:" in shown
 
 
+def test_of_a_table_without_rows_only_the_title_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table("benchmarks: 0.2 s", ["what", "value"], [])
+    assert capsys.readouterr().out == "benchmarks: 0.2 s\n"
+
+
 @pytest.mark.parametrize(
     ("variables", "is_main"),
     [
