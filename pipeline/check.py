@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,9 +255,22 @@ def check(config: Config) -> None:
     problems = [*(look.problem for look in looks), *(finding.problem for finding in findings)]
     failed = [problem for problem in problems if problem is not None]
     if failed:
-        show_table("failures", ["what", "where", "remedy"], [(of.what, of.where, of.remedy) for of in failed])
+        rows_of_failures = list(grouped(failed))
+        show_table("failures", ["what", "where", "remedy"], rows_of_failures)
         what = f"{len(failed)} of {len(looks) + len(findings)} checks failed"
-        raise UserError(what, where="; ".join(error.what for error in failed), remedy="see the table above")
+        raise UserError(what, where="; ".join(what for what, *_ in rows_of_failures), remedy="see the table above")
+
+
+def grouped(failed: Iterable[UserError]) -> Iterator[tuple[str, str, str]]:
+    """(what, where, remedy) of each failure; those that differ in the set's name alone share a row, without `where`."""
+    alike: dict[tuple[str, str], dict[str, UserError]] = {}
+    for error in failed:
+        name, _, problem = error.what.partition(": ")
+        alike.setdefault((problem or error.what, error.remedy), {})[name] = error
+    for (problem, remedy), errors in alike.items():
+        first = next(iter(errors.values()))
+        whole = (f"{', '.join(errors)}: {problem}", "") if len(errors) > 1 else (first.what, first.where)
+        yield *whole, remedy
 
 
 def _gigabytes(size: int) -> str:

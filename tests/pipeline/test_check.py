@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema.data import SourceConfig
 from data.sources.files import NotSupplied
-from pipeline.check import check, check_auxiliary_models, check_machine, disk, look, processor
+from pipeline.check import check, check_auxiliary_models, check_machine, disk, grouped, look, processor
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
 from tests.support.prepared_data import composed, run_config
@@ -71,6 +71,17 @@ def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> N
         check(config)
     shown = capsys.readouterr().out
     assert "FAILED" in shown and "columns found: premise: string" in " ".join(shown.split())
+
+
+def test_sets_that_fail_for_one_reason_share_a_row() -> None:
+    offline = [UserError(f"{name}: no network", where=f"a/{name}", remedy="wait") for name in ("terra", "rcb")]
+    other = UserError("too little memory", where="here", remedy="wait")
+    gone = UserError("rcb: no network", where="a/rcb", remedy="correct it")
+    assert [*grouped([offline[0], other, offline[1], gone])] == [
+        ("terra, rcb: no network", "", "wait"),
+        ("too little memory", "here", "wait"),
+        ("rcb: no network", "a/rcb", "correct it"),
+    ]
 
 
 def test_training_that_needs_too_much_memory_is_found_before_anything_is_made() -> None:
