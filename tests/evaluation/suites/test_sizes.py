@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.evaluation import SuiteConfig
+from data.artefact import read_held_out_set
+from evaluation.suites.sample_files import read_samples
 from evaluation.suites.sizes import CHARACTERS, SuiteSize, suite_size
 from pipeline.application import composed
 from tests.evaluation.test_evaluate import make_config
@@ -38,3 +41,14 @@ def test_held_out_sets_are_not_known_before_data_and_samples_are(tmp_path: Path)
     assert suite_size("held_out", config, 128) is None
     samples = suite_size("samples", config, 128)
     assert samples and 300 < samples.texts < 500 and samples.tokens < 128 * samples.texts
+
+
+def test_held_out_sets_are_counted_once_they_are_built(chain: Path) -> None:
+    config = composed("profile=tiny", f"runs={chain}")
+    config.evaluation.suite["vectors"] = SuiteConfig("vectors", {"panorama": "panorama"}, dimensions=[16])
+    panorama, gsm8k = (read_held_out_set(chain / "tiny/data", name, "asymmetric") for name in ("panorama", "gsm8k_ru"))
+    whole, one = suite_size("held_out", config, 512), suite_size("vectors", config, 512)
+    texts = {*panorama.anchors, *panorama.positives}
+    assert whole and whole.texts == len(texts | {*gsm8k.anchors, *gsm8k.positives})
+    sts = {row[key] for row in read_samples("sts") for key in ("sentence1", "sentence2")}
+    assert one and one.texts == len(texts | sts)  # once, whatever the forms of their vectors
