@@ -5,7 +5,7 @@ Also what `accelerate launch` starts: `accelerate launch … -m pipeline.run pro
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 
 from configs.schema.config import SIDES_READ, Config
@@ -15,7 +15,16 @@ from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.machine import leave_ranks
 from pipeline.launch import launch, rendezvous
-from pipeline.stage import Stage, folder_and_manifest, is_up_to_date, locked, prepare_ranks, read_finished, run_stage
+from pipeline.stage import (
+    Stage,
+    folder_and_manifest,
+    input_fingerprint,
+    is_up_to_date,
+    locked,
+    prepare_ranks,
+    read_finished,
+    run_stage,
+)
 from pipeline.sweep import sweep_lock
 from training.vocabulary.selection import scripts_of
 
@@ -28,6 +37,7 @@ def run(config: Config) -> None:
     asked = in_order(config)
     if is_launched():
         return _run_as_rank(asked, config)
+    require_inputs(asked, config)
     if config.launch.nodes > 1 and config.launch.config != "none" and any(CHAIN[name].on_ranks for name in asked):
         rendezvous(config.launch.nodes)  # fails now rather than after hours of data preparation
     with ExitStack() as held:
@@ -72,6 +82,14 @@ def require_sets(config: Config) -> None:
         if all(key in own and not own[key].weight for key in sets):
             remedy = f"give one a weight above 0, or leave {name} out of stages"
             raise UserError("every set of this side has weight 0", where=where, remedy=remedy)
+
+
+def require_inputs(asked: Collection[str], config: Config) -> None:
+    """Raise UserError where a requested stage needs one that is neither requested nor complete, before any is made."""
+    for name in asked:
+        for needed in CHAIN[name].needs(config):
+            if needed not in asked and not CHAIN[needed].implied:
+                input_fingerprint(CHAIN[name], needed, config.folder(needed))
 
 
 def in_order(config: Config) -> list[str]:

@@ -60,7 +60,7 @@ def imported(name: str | Builder) -> Builder:
 def folder_and_manifest(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
     """The stage's folder and its initial manifest; raises UserError if an input is not complete."""
     inputs = {name: config.folder(name) for name in stage.needs(config)}
-    needed = {name: _input_fingerprint(stage, name, folder) for name, folder in inputs.items()}
+    needed = {name: input_fingerprint(stage, name, folder) for name, folder in inputs.items()}
     settings = artefact.result_settings({"settings": stage.settings(config), "seed": config.seed})
     fingerprints, made_by = {**needed, **stage.reads(config)}, {"stage": stage.name, "version": stage.version}
     fingerprint = artefact.json_sha256({**made_by, "settings": settings, "inputs": fingerprints})
@@ -167,7 +167,8 @@ def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
     return None
 
 
-def _input_fingerprint(stage: Stage, name: str, folder: Path) -> str:
+def input_fingerprint(stage: Stage, name: str, folder: Path) -> str:
+    """The fingerprint of the stage's input `name` in this folder; raises UserError unless it is complete."""
     manifest = read_manifest(folder)
     if manifest and manifest.status == "complete":
         return manifest.fingerprint

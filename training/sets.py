@@ -182,6 +182,10 @@ def _write_tokens(
         roles = {"passages": (passages, asked)}
     cache.mkdir(parents=True, exist_ok=True)
     for role, ((prompt, length), numbers) in roles.items():
+        if len(tokenizer(prompt)["input_ids"]) >= length:
+            what = f"{length} tokens have no room for a text after the prompt {prompt!r}"
+            remedy = f"raise {'anchor_length' if role == 'anchors' else 'positive_length'} of its side"
+            raise UserError(what, where=f"set {name}", remedy=remedy)
         wanted = np.unique(np.concatenate(numbers))
         columns[f"{role}_ends"] = _tokenise(texts, wanted, tokenizer, prompt, length, cache / f"{name}.{role}")
     with replacing(cache / f"{name}.npz") as temporary, temporary.open("wb") as file:

@@ -86,9 +86,22 @@ def test_stages_are_made_in_the_order_of_their_needs_under_the_command_s_locks(
         held.update(path.name for path in tmp_path.rglob("*.command.lock"))
 
     monkeypatch.setattr("pipeline.run.make", make)
-    run(composed("profile=tiny", f"runs={tmp_path}", "stages=[evaluate,merge,symmetric,data,init]", f"borrow={borrow}"))
-    assert made == ["data", "init", "symmetric", "merge", "evaluate"]  # though evaluate can do without a merge
+    run(
+        composed(
+            "profile=tiny",
+            f"runs={tmp_path}",
+            f"stages=[evaluate,merge,{','.join(SIDES)},data,init]",
+            f"borrow={borrow}",
+        )
+    )
+    assert made == ["data", "init", *SIDES, "merge", "evaluate"]  # though evaluate can do without a merge
     assert held == (set() if borrow else {f"{name}.command.lock" for name in made})  # sweep jobs wait for each other
+
+
+def test_a_stage_whose_input_nothing_will_make_is_refused_before_the_others_are_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="merge needs the artefact asymmetric, which is missing"):
+        run(composed("profile=tiny", f"runs={tmp_path}", "stages=[data,init,symmetric,merge]"))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
