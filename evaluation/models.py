@@ -127,6 +127,7 @@ def is_of_the_model(path: str) -> bool:
 class ModelFacts:
     """Size, pooling and prompts of a model folder."""
 
+    loader: str  # the class of transformers that loads its encoder: AutoModel, for which T5's would lack a decoder
     dimension: int  # of an embedding
     layers: int
     vocabulary: int
@@ -146,7 +147,9 @@ def read_model_facts(folder: Path) -> ModelFacts:
     settings = read_json(folder / "config_sentence_transformers.json")
     special = read_json(folder / "tokenizer_config.json")
     limit = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    kind = str((config.get("architectures") or [""])[0])
     return ModelFacts(
+        loader=kind if kind.endswith("EncoderModel") else "AutoModel",
         dimension=config["hidden_size"],
         layers=config["num_hidden_layers"],
         vocabulary=config["vocab_size"],

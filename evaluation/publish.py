@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import HfApi
-from transformers import AutoModel
 
 from configs.schema.config import SIDES, Config, remake
 from evaluation.models import chain_model, read_model_facts
@@ -163,7 +163,8 @@ def largest_difference(folder: Path) -> float:
     ours = torch.as_tensor(encoder.encode(texts, prompt="", show_progress_bar=False))
     batch = encoder.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        loader = getattr(transformers, facts.loader)
+        model = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
     if facts.pooling == "mean":

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, constants
 
 from configs.schema.config import Config
 from configs.schema.evaluation import PublishConfig
+from configs.schema.init import BaseConfig
 from configs.schema.training import HeadsConfig, TrainingConfig
 from evaluation.models import is_of_the_model, read_model_facts
 from evaluation.publish import largest_difference, upload, write_model
@@ -25,6 +26,8 @@ from tests.support.hub import TOKEN, LocalHub, local_hub
 from tests.support.runs import file_names, run_main
 from tests.support.sample_run import finish, write_run
 from tests.support.small_bases import tiny_model
+from tests.support.zoo import animal
+from training.bases.hub import make_from_hub
 
 TEXTS = ["Река замерзает в ноябре.", "Рецепт борща"]
 
@@ -103,6 +106,13 @@ def test_heads_of_an_earlier_command_are_not_part_of_a_model_without_heads(confi
 def test_both_libraries_embed_alike_with_every_pooling(pooling: str) -> None:
     assert read_model_facts(folder := tiny_model(pooling=pooling)).pooling == pooling
     assert largest_difference(folder) <= 1e-5
+
+
+@pytest.mark.parametrize(("name", "loader"), [("T5", "T5EncoderModel"), ("DistilBERT", "AutoModel")])
+def test_both_libraries_embed_alike_with_other_families(name: str, loader: str, tmp_path: Path) -> None:
+    make_from_hub(BaseConfig("other", "hub", str(animal(name)), pooling="cls", max_length=64), tmp_path, None)
+    assert read_model_facts(tmp_path).loader == loader
+    assert largest_difference(tmp_path) <= 1e-5
 
 
 def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: Path) -> None:
