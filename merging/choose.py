@@ -13,7 +13,7 @@ from configs.schema.merging import MergingConfig
 from data.artefact import PairSet, read_dev_sets, read_held_out_set, require_unseen
 from merging.blend import Blend, floating
 from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
-from merging.mergekit import mergekit_merge, require_mergekit
+from merging.mergekit import mergekit_merge
 from merging.search import SIMPLEX, Candidate, CandidateScorer, Region, best_of_grid, beyond
 from pipeline.core.console import log, progress
 from pipeline.core.device import attention_implementation, training_precision
@@ -106,7 +106,6 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     settings = config.merging
     if not settings.score:
         return Comparison(fixed_weights(settings))
-    require_mergekit([settings.method, *settings.compare])
     if not (sets := read_dev_sets(data)):
         remedy = "let the data stage hold out dev rows, or use merging=uniform"
         raise UserError("no dev data to choose merge weights on", where=str(data / "dev"), remedy=remedy)

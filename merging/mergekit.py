@@ -3,31 +3,20 @@
 mergekit (LGPL-3.0) is an optional package. All models are in memory.
 """
 
-import importlib.util
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 
-from configs.schema.merging import MERGEKIT_METHODS
 from merging.compatibility import carry_over, weight_folders
-from pipeline.core.errors import INSTALL, UserError
+from pipeline.core.errors import UserError
 from pipeline.core.models import stored_names
 from pipeline.core.seeding import derived_seed
 
 WITHOUT_BASE = ("slerp",)  # between the two trained models; all other methods use task vectors on the base
-
-
-def require_mergekit(methods: Iterable[str]) -> None:
-    """Raise UserError if one of the methods needs mergekit and it is not installed."""
-    needing = [method for method in methods if method in MERGEKIT_METHODS]
-    if needing and not importlib.util.find_spec("mergekit"):
-        raise UserError(
-            f"{needing[0]} needs mergekit", where="merging.method or merging.compare", remedy=f"{INSTALL} mergekit"
-        )
 
 
 def mergekit_merge(

@@ -25,7 +25,7 @@ from pipeline.core.device import autocast_dtype, require_devices, training_gpus,
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.machine import cores
-from pipeline.run import require_sets
+from pipeline.run import require_packages, require_sets
 from training.cost_model import shape_of_run, side_memory, trained_parameters
 from training.memory import planned_budget
 
@@ -115,12 +115,13 @@ def _on_hub(key: str, part: HubFiles, seen: Look) -> Located:
     return Located(tuple(files), commit)
 
 
-def missing_sets(config: Config) -> Iterator[Finding]:
-    """The first set that a stage needs and data does not provide."""
-    try:
-        require_sets(config)
-    except UserError as error:
-        yield Finding("sets", "FAILED", error)
+def missing(config: Config) -> Iterator[Finding]:
+    """The first set that a stage needs and data does not provide, and the first package that is not installed."""
+    for what, require in {"sets": require_sets, "packages": require_packages}.items():
+        try:
+            require(config)
+        except UserError as error:
+            yield Finding(what, "FAILED", error)
 
 
 def check_auxiliary_models(config: Config) -> Iterator[Finding]:
@@ -247,7 +248,7 @@ def check(config: Config) -> None:
     ]  # fmt: skip
     show_table("sources", columns, rows)
     findings = [
-        *missing_sets(config),
+        *missing(config),
         *check_auxiliary_models(config),
         *check_machine(config, sum(seen.bytes or 0 for seen in looks)),
     ]

@@ -7,12 +7,14 @@ import dataclasses
 import os
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
+from importlib.util import find_spec
 
-from configs.schema.config import SIDES_READ, Config
+from configs.schema.config import SIDES, SIDES_READ, Config
+from configs.schema.merging import MERGEKIT_METHODS
 from pipeline.application import LAUNCHED, hydra_application
 from pipeline.chain import CHAIN
 from pipeline.core.console import log
-from pipeline.core.errors import UserError
+from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.machine import leave_ranks
 from pipeline.launch import launch, rendezvous
 from pipeline.stage import (
@@ -26,6 +28,7 @@ from pipeline.stage import (
     run_stage,
 )
 from pipeline.sweep import sweep_lock
+from training.vocabulary.corpora import local_corpus_files
 from training.vocabulary.selection import scripts_of
 
 
@@ -34,6 +37,7 @@ def run(config: Config) -> None:
     for name in config.stages:
         CHAIN[name].settings(config)  # refuses impossible settings before anything is made
     require_sets(config)
+    require_packages(config)
     asked = in_order(config)
     if is_launched():
         return _run_as_rank(asked, config)
@@ -53,10 +57,11 @@ def run(config: Config) -> None:
 def require_sets(config: Config) -> None:
     """Raise UserError for a set that a requested stage needs, by name or by side, and that data will not provide.
 
-    Also for a language whose script is unknown to init, which runs after data.
+    Also for a language whose script is unknown to init, which runs after data, and for a missing file of its corpora.
     """
     if "init" in config.stages and config.init.rule != "full":
         scripts_of(config.languages, config.init.scripts)
+        local_corpus_files(config.init)
     evaluation, named = config.evaluation, dict[str, Iterable[str]]()
     if "merge" in config.stages:
         named["merging.guard_sources"] = config.merging.guard_sources
@@ -82,6 +87,18 @@ def require_sets(config: Config) -> None:
         if all(key in own and not own[key].weight for key in sets):
             remedy = f"give one a weight above 0, or leave {name} out of stages"
             raise UserError("every set of this side has weight 0", where=where, remedy=remedy)
+
+
+def require_packages(config: Config) -> None:
+    """Raise UserError for an optional package that a requested stage needs, before the stages before it are made."""
+    adapted = [name for name in SIDES if name in config.stages and config.side(name).adapter.rank is not None]
+    wanted = {f"training.{name}.adapter.rank": "peft" for name in adapted}
+    methods = [config.merging.method, *config.merging.compare] if "merge" in config.stages else []
+    wanted |= {f"merging, {name}": "mergekit" for name in methods if name in MERGEKIT_METHODS}
+    for key, package in wanted.items():
+        if find_spec(package) is None:
+            what, remedy = f"the package {package} is not installed", f"{INSTALL} {package}"
+            raise UserError(what, where=f"config key {key}", remedy=remedy)
 
 
 def require_inputs(asked: Collection[str], config: Config) -> None:

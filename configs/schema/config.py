@@ -101,6 +101,8 @@ class Config:
             yield "training.heads.kind", f"must be none (heads=none) with base.pooling=lasttoken: {why}"
         for name in sorted({*self.merging.models} & {*STAGES} - {"base", "init", *SIDES}):
             yield "merging.models", f"can't name this run's {name}: it leaves no model, or is made from the merge"
+        if "base" in self.merging.models and self.init.rule != "full" and {"init", *SIDES} & {*self.merging.models}:
+            yield "merging.models", "can't name base next to models with init's smaller vocabulary; name init"
         if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in SIDES_READ]):
             why = f"{self.launch.nodes} machines would each rebuild {alone[0]} while the others read it"
             yield "force", f"{why}; force it on one first, with launch.nodes=1"

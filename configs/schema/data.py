@@ -235,6 +235,8 @@ class MiningConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.range_min >= self.range_max:
             yield "range_min", f"must be below range_max ({self.range_max})"
+        elif self.negatives > (most := self.range_max - self.range_min):
+            yield "negatives", f"must be at most range_max - range_min ({most}), the number of candidates"
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Settings of evaluation: which models are scored on which suites, and how they are compared."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from configs.schema.rules import setting
 
 MODES = ("dense", "sparse", "multi_vector", "hybrid")
 EXPORTS = ("onnx", "onnx-int8", "openvino-int8", "static")
+DEVICE = re.compile(r"cpu|mps|(cuda|xpu|npu|hpu)(:\d+)?")  # torch's names
 CHAIN_MODELS = ("base", "init", *DATA_SIDES, "merge")
 
 
@@ -119,3 +121,6 @@ class EvaluationConfig:
         for name in self.suites:
             if name not in self.suite:
                 yield "suites", f"there is no suite {name}; known: {', '.join(sorted(self.suite)) or 'none'}"
+        for name in self.devices:
+            if not DEVICE.fullmatch(name):
+                yield "devices", f"{name!r} is no device; name them as cpu, cuda:0 or mps"

@@ -11,7 +11,7 @@ from pipeline.application import LAUNCHED, composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
-from pipeline.run import is_launched, make, require_sets, run
+from pipeline.run import is_launched, make, require_packages, require_sets, run
 from pipeline.stage import folder_and_manifest, run_stage
 from tests.support.runs import run_main
 
@@ -140,6 +140,7 @@ def test_only_training_that_is_not_finished_is_launched_and_not_where_the_config
             "set questions is not held out (config key evaluation.suite.vectors.sets)",
         ),
         (["languages=[ru,kz]"], "script of language kz is not known (config key languages); give its ISO"),
+        (["init.certify=[none.txt]"], "init: no such file (none.txt); fix init.certify"),
         (
             ["stages=[data,merge,evaluate]", "merging.guard_sources=[test_questions,no,nor]"],
             "set no is not held out (config key merging.guard_sources); name sets of data.held_out (test_questions, "
@@ -153,6 +154,21 @@ def test_an_impossible_stage_is_refused_before_anything_is_made(
     ended = run_main("profile=own", f"runs={tmp_path}", *overrides)
     assert ended.status == 2 and named in ended.err
     assert not any(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "package"),
+    [("symmetric", "training.symmetric.adapter.rank=4", "peft"), ("merge", "merging.compare=[ties]", "mergekit")],
+)
+def test_a_package_that_a_later_stage_needs_is_missed_before_anything_is_made(
+    stage: str, override: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.run.find_spec", lambda name: None)
+    config = composed("profile=tiny", f"runs={tmp_path}", override)
+    with pytest.raises(UserError, match=rf"the package {package} is not installed .*-m pip install {package}"):
+        run(config)
+    config.stages.remove(stage)
+    require_packages(config)
 
 
 def test_only_the_stages_that_are_asked_for_are_checked() -> None:
