@@ -113,9 +113,9 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
         scores = [candidate.dev.score, *(candidate.dev.sides[side] for side in sides), gain]
         taken = f"{name} *" if name == settings.method else name
         rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed]])
-    columns = ["merge (* taken)", *settings.models, "dev", *(f"dev {side}" for side in sides)]
-    title = "merges: the models' weights, dev scores, and the gain (+) or loss (-) on the guard set that decides"
-    show_table(title, [*columns, "guard", "allowed"], rows)
+    heads = [*(f"weight of\n{name}" for name in settings.models), "dev", *(f"dev\n{side}" for side in sides)]
+    columns = ["merge (* taken)", *heads, "guard: gain +, loss -", "allowed"]
+    show_table("merges on dev rows", columns, rows)
 
 
 def metrics(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]:
