@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from merging.compatibility import carry_over, weight_folders
-from pipeline.core.errors import UserError
+from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.models import stored_names
 from pipeline.core.seeding import derived_seed
 
@@ -30,7 +30,7 @@ def mergekit_merge(
         parameters: by method, such as `density`; missing ones have mergekit's defaults.
         seed: for methods that drop weights at random.
 
-    Raises UserError: mergekit refuses the number of models or a parameter.
+    Raises UserError: mergekit is not installed, or refuses the number of models or a parameter.
     """
     base, *others = (str(folder) for folder in models.values())
     with torch.random.fork_rng(devices=[]):
@@ -44,6 +44,9 @@ def mergekit_merge(
                 device="cpu",
                 local_files_only=True,
             )
+        except ImportError as error:
+            remedy = f"{INSTALL} mergekit"
+            raise UserError(f"{method} needs mergekit", where="config key merging.method", remedy=remedy) from error
         except (ValueError, TypeError) as error:
             what = f"mergekit refuses {method}: {error}"
             raise UserError(what, where=f"merging.parameters.{method}", remedy="change method or parameters") from error

@@ -13,6 +13,7 @@ from configs.schema.config import SIDES, SIDES_READ, Config
 from configs.schema.merging import MERGEKIT_METHODS
 from pipeline.application import LAUNCHED, hydra_application
 from pipeline.chain import CHAIN
+from pipeline.core.artefact import is_complete
 from pipeline.core.console import log
 from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.machine import leave_ranks
@@ -90,10 +91,11 @@ def require_sets(config: Config) -> None:
 
 
 def require_packages(config: Config) -> None:
-    """Raise UserError for an optional package that a requested stage needs, before the stages before it are made."""
-    adapted = [name for name in SIDES if name in config.stages and config.side(name).adapter.rank is not None]
+    """Raise UserError for an optional package that a stage to be made needs, before the stages before it are made."""
+    made = [name for name in config.stages if config.force or not is_complete(config.folder(name))]
+    adapted = [name for name in SIDES if name in made and config.side(name).adapter.rank is not None]
     wanted = {f"training.{name}.adapter.rank": "peft" for name in adapted}
-    methods = [config.merging.method, *config.merging.compare] if "merge" in config.stages else []
+    methods = [config.merging.method, *config.merging.compare] if "merge" in made else []
     wanted |= {f"merging, {name}": "mergekit" for name in methods if name in MERGEKIT_METHODS}
     for key, package in wanted.items():
         if find_spec(package) is None:

@@ -16,6 +16,13 @@ from tests.merging.test_merge import config
 installed = pytest.mark.skipif(not importlib.util.find_spec("mergekit"), reason="the extra 'merge' is not installed")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("mergekit") is not None, reason="mergekit is installed")
+def test_without_mergekit_the_error_says_what_to_install(run_folder: Path) -> None:
+    with pytest.raises(UserError, match="ties needs mergekit"):
+        run_stage(CHAIN["merge"], config(run_folder, method="ties", compare=[]))
+    assert not list((run_folder / "merge").glob("model*"))
+
+
 @installed
 def test_every_method_is_scored_next_to_ours_and_the_chosen_one_is_written(run_folder: Path) -> None:
     from safetensors.torch import load_file
