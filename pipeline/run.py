@@ -42,9 +42,9 @@ def run(config: Config) -> None:
     asked = in_order(config)
     if is_launched():
         return _run_as_rank(asked, config)
-    require_inputs(asked, config)
     if config.launch.nodes > 1 and config.launch.config != "none" and any(CHAIN[name].on_ranks for name in asked):
         rendezvous(config.launch.nodes)  # fails now rather than after hours of data preparation
+    require_inputs(asked, config)
     with ExitStack() as held:
         if not config.is_one_of_many:  # else a second command might start a stage before this one reaches it
             for name in asked:

@@ -11,7 +11,7 @@ import pytest
 
 from configs.schema.config import Config, LaunchConfig
 from pipeline.application import composed
-from pipeline.core.artefact import read_manifest
+from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.launch import launch_command
 from pipeline.run import run
@@ -51,6 +51,8 @@ def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
     with pytest.raises(UserError, match=r"2 machines need a rendezvous .*MASTER_ADDR"):
         run(config)
     assert not made and not os.listdir(tmp_path)
+    config.folder("init").mkdir(parents=True)
+    Manifest("init", "complete", "made", {}, {}).write(config.folder("init"))
     run(dataclasses.replace(config, stages=["data"]))
     for alone in (LaunchConfig(), LaunchConfig(nodes=2, config="none")):
         run(dataclasses.replace(config, launch=alone))
