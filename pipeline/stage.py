@@ -6,7 +6,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +161,11 @@ def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
     """The same artefact from another run, hard-linked: files are only ever replaced, never changed in place."""
     for other in sorted(path.parent.parent.glob(f"*/{path.name}")):
         if (done := read_finished(other, fingerprint)) and read_manifest(other) == done:
-            with artefact.replacing(path) as temporary:
+            with suppress(OSError), artefact.replacing(path) as temporary:
                 artefact.link_tree(other, temporary)
-            return done
+                if read_manifest(temporary) != done or artefact.changed_file(temporary, done.outputs):
+                    raise FileNotFoundError(other)  # it is damaged, or being rebuilt: perhaps a third run has it whole
+                return done
     return None
 
 

@@ -528,6 +528,22 @@ def test_a_finished_stage_of_another_run_is_borrowed_when_asked(
     assert read_manifest(tmp_path / "three/merge") == first
 
 
+@pytest.mark.parametrize("state", ["damaged", "being rebuilt"])
+def test_what_is_damaged_or_being_rebuilt_is_borrowed_from_a_run_that_has_it_whole(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in ("one", "two"):
+        run_stage(stage_writing("abc"), make_config(tmp_path, run=run))
+    weights = tmp_path / "one/merge/model/weights.txt"
+    if state == "damaged":
+        weights.write_text("abX")
+    else:
+        link = os.link
+        monkeypatch.setattr("os.link", lambda *paths: (weights.unlink(missing_ok=True), link(*paths)))
+    run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="x", borrow=True))
+    assert (tmp_path / "x/merge/model/weights.txt").samefile(tmp_path / "two/merge/model/weights.txt")
+
+
 def test_libraries_are_imported_without_searching_them_for_garbage_then_or_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
