@@ -40,6 +40,13 @@ class SweepTable(Callback):
         for path in folder.glob(f"*/{RESULT}"):
             path.unlink()  # from an earlier sweep of this name, perhaps with other jobs
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Raise UserError if an earlier job has this run: its artefacts would be replaced."""
+        earlier = Path(config.hydra.sweep.dir).glob(f"*/{RESULT}") if config.hydra.mode == RunMode.MULTIRUN else []
+        if any(result["run"] == config.run and not result["error"] for result in map(read_json, earlier)):
+            remedy = "name runs by what is swept: 'run=${profile}-${swept:}'"
+            raise UserError(f"two jobs of this sweep have the run {config.run}", where="config key run", remedy=remedy)
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the job's overrides, its objective from a stage's manifest, and its error."""
         if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.COMPLETED:

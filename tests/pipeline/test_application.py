@@ -193,7 +193,7 @@ def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes
 
 @pytest.mark.parametrize(
     ("options", "times"),  # Hydra's own sweeper composes each job's config twice
-    [((), 1), (("seed=1,2", "--multirun"), 5), (("seed=1,2", "hydra.mode=MULTIRUN"), 5), (("hydra.mode=RUN",), 1)],
+    [((), 1), (("run=a,b", "--multirun"), 5), (("run=a,b", "hydra.mode=MULTIRUN"), 5), (("hydra.mode=RUN",), 1)],
 )
 def test_a_command_composes_its_config_once(
     options: tuple[str, ...],
@@ -218,7 +218,7 @@ def test_a_sweep_whose_table_can_t_be_written_does_not_end_well(
     raised: Exception, line: str, run_application: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.sweep.show_table", Mock(side_effect=raised))
-    ended = run_application(print, "--multirun", "profile=tiny", "seed=1,2")
+    ended = run_application(print, "--multirun", "profile=tiny", "run=a,b")
     assert (ended.status, ended.err.count("\n")) == (2, 1) and ended.err.startswith(line)
 
 

@@ -215,6 +215,19 @@ def test_a_sweep_with_a_failed_job_ends_with_its_error_and_status_2_after_the_ta
     assert [row["error"] for row in read_csv(tmp_path / "sweep.csv")] == ["", "error: no"]
 
 
+def test_a_job_that_would_replace_the_run_of_an_earlier_one_is_refused_but_after_a_failure(tmp_path: Path) -> None:
+    sweep = SweepTable()
+    write_result(tmp_path, 0, None, "error: no")
+    write_result(tmp_path, 1, 0.5)
+    config = config_of(tmp_path)
+    for config.run in ("run-0", "run-2"):
+        sweep.on_job_start(config)
+    config.run = "run-1"
+    with pytest.raises(UserError, match=r"two jobs of this sweep have the run run-1 \(config key run\)"):
+        sweep.on_job_start(config)
+    sweep.on_job_start(config_of(tmp_path, mode=RunMode.RUN))
+
+
 @pytest.mark.parametrize(
     ("mode", "status", "error", "score"),
     [
