@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from evaluation.outcome import Measure, Outcome, read_outcome
 from evaluation.report import page
@@ -33,6 +34,18 @@ SEED = "training.seed"  # its key in the sweep: data and init are the same for a
 
 class Study(Callback):
     """Hydra callback of a sweep over arms and seeds; `configs/sweep/study.yaml` names it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Raise UserError for runs that the arms which read other arms' models would not find, and for other sweeps."""
+        overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)  # unresolved: run=…${swept:}
+        for given in OverridesParser.create().parse_overrides(overrides):
+            key, where = given.key_or_group, f"config key {given.key_or_group}"
+            if key == "run":
+                what = "a study names its runs itself: some arms find others by their names"
+                raise UserError(what, where=where, remedy="leave RUN and run out; runs=<folder> keeps studies apart")
+            if given.is_sweep_override() and key not in ("arm", SEED):
+                remedy = "make each value an arm, a file in configs/arm"
+                raise UserError("a study compares arms over training seeds alone", where=where, remedy=remedy)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)

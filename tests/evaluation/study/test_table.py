@@ -1,17 +1,36 @@
 """A study through the command: arms and seeds as jobs of a sweep, then its table and page."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from evaluation.study.comparison import ArmScore
+from evaluation.study.table import Study
+from pipeline.core.errors import UserError
 from tests.support.runs import finish, start
-
-pytestmark = pytest.mark.slow
 
 ARMS = "base,joint,sequential,merge_search,soup"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["arm=base,init", "training.seed=1", "runs=elsewhere", "evaluation.suites=[a,b]"], None),
+        (['run="x-${swept:}"'], "a study names its runs itself"),
+        (["seed=1,2"], "over training seeds alone .config key seed"),
+    ],
+)
+def test_a_study_is_over_arms_and_training_seeds_in_runs_that_arms_can_find(
+    overrides: list[str], problem: str | None
+) -> None:
+    config = OmegaConf.create({"hydra": {"overrides": {"task": overrides}}})
+    with pytest.raises(UserError, match=problem) if problem else nullcontext():
+        Study().on_multirun_start(config)
+
+
+@pytest.mark.slow
 def test_a_study_of_the_tiny_chain_ends_in_one_row_per_arm(tmp_path: Path) -> None:
     command = ["--multirun", "sweep=study", "profile=tiny", f"runs={tmp_path}", "training.seed=1,2", f"arm={ARMS}"]
     ended = finish(start(*command, "evaluation.suites=[held_out]"))
@@ -28,6 +47,7 @@ def test_a_study_of_the_tiny_chain_ends_in_one_row_per_arm(tmp_path: Path) -> No
     assert "<svg" in (folder / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_both_ways_to_train_heads_are_compared_in_every_way_to_search(tmp_path: Path) -> None:
     command = ["--multirun", "sweep=heads", "profile=tiny", f"runs={tmp_path}", "training.seed=1,2"]
     ended = finish(start(*command, "evaluation.suites=[held_out]"))
