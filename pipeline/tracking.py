@@ -9,6 +9,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from configs.schema.config import Config
@@ -21,7 +22,10 @@ Track = Callable[[dict[str, Any]], None]  # takes one line of metrics.jsonl
 
 @contextmanager
 def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator[Track]:
-    """Track the stage that the block makes; raises UserError if the tracker is not installed or can't start."""
+    """Track the stage that the block makes; raises UserError if the tracker is not installed or can't start.
+
+    One that fails later, as its service dies, gets no more: hours of training must not end with it.
+    """
     kind = config.tracking.kind
     if kind == "none":
         yield untracked
@@ -31,10 +35,18 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
     except ImportError as error:
         where, remedy = "config key tracking.kind", f"{INSTALL} {kind}, or tracking=none"
         raise UserError(f"{kind} can't be imported: {error}", where=where, remedy=remedy) from error
-    run = _started(library, config, folder, manifest)
-    done = False
-    try:
-        yield lambda line: run.log(_numbers(line), step=line["step"])
+    run, is_lost = _started(library, config, folder, manifest), False
+
+    def attempt(send: Callable[..., None], *content: Any) -> None:
+        nonlocal is_lost
+        try:
+            if not is_lost:
+                send(*content)
+        except Exception as error:
+            is_lost = True
+            log.warning("%s: %s failed, and gets no more of it: %s", manifest.stage, kind, first_line(error))
+
+    def send_result() -> None:
         if metrics := _numbers(manifest.metrics):  # of the stage as a whole, not points on its curves
             run.summary.update(metrics) if kind == "wandb" else run.log(metrics)
         artefact = library.Artifact(
@@ -42,9 +54,14 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
         )
         artefact.add_file(str(folder.path / MANIFEST))
         run.log_artifact(artefact)
-        done = True
+
+    status = {"exit_code": 1} if kind == "wandb" else {}
+    try:
+        yield partial(attempt, lambda line: run.log(_numbers(line), step=line["step"]))
+        attempt(send_result)
+        status = dict.fromkeys(status, 0)
     finally:
-        library.finish(**({"exit_code": int(not done)} if kind == "wandb" else {}))
+        attempt(partial(library.finish, **status))
 
 
 def link(name: str, fingerprint: str) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,6 +41,21 @@ def test_a_tracker_that_can_t_start_is_one_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"wandb can't start: .*WANDB_MODE=offline") as caught:
         track("wandb", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tracker_that_fails_while_a_stage_is_made_gets_no_more_and_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = Mock()
+    library.init.return_value.log.side_effect = ConnectionResetError("Connection lost")
+    monkeypatch.setitem(sys.modules, "trackio", library)
+    config = dataclasses.replace(Config(), run="x", runs=str(tmp_path), tracking=TrackingConfig(kind="trackio"))
+    manifest = Manifest("data", "running", "f" * 64, {}, {}, metrics={"pairs": 3})
+    with tracked(config, StageFolder("test", tmp_path / "x" / "data", "f" * 64, {}), manifest) as track:
+        for step in range(3):
+            track({"step": step, "loss": 1.0})
+    assert library.init.return_value.log.call_count == 1
+    assert caplog.text.count("data: trackio failed, and gets no more of it: Connection lost") == 1
 
 
 @pytest.mark.slow
