@@ -141,7 +141,7 @@ def make_implied(name: str, config: Config) -> None:
     for needed in (CHAIN[other] for other in CHAIN[name].needs(config) if CHAIN[other].implied):
         folder, _ = folder_and_manifest(needed, patient)
         if not read_finished(folder.path, folder.fingerprint):  # without the lock, as several runs share a base
-            log.info("%s needs %s, which is made first", name, needed.name)
+            log.info("%s needs %s first", name, needed.name)
             _run_or_launch(needed, patient)
 
 

@@ -26,7 +26,7 @@ def test_every_stage_is_in_the_chain_after_those_that_it_needs() -> None:
 
 def test_what_a_stage_implies_is_made_first_and_logged(tmp_path: Path) -> None:
     first = run_main("profile=tiny", f"runs={tmp_path}", "stages=[data]")
-    assert "data needs benchmarks, which is made first" in first.out, first
+    assert "data needs benchmarks first" in first.out, first
     assert "the reasons in " in first.out and "/ledger.md" in first.out.replace("\n", "")
     assert read_manifest(tmp_path / "tiny" / "benchmarks")
 
