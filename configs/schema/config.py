@@ -63,7 +63,7 @@ class Config:
     borrow: bool = False  # reuse finished stages of other runs with the same fingerprint (sweeps do)
     # Made in the chain's order.
     stages: list[str] = setting([name for name in STAGES if name not in ON_REQUEST], choices=STAGES)
-    objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep ranks its jobs
+    objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep ranks its jobs, the highest first
     mirror: str | None = None  # a folder in the Hub's layout that replaces the Hub
     # Codes: their pieces are kept by init, and the model card names them.
     languages: list[str] = setting(["ru", "en"], distinct=True)
