@@ -28,7 +28,7 @@ from sentence_transformers.util import cos_sim
 from torch import Tensor
 
 from data.artefact import PairSet
-from pipeline.core.embedding import Embedder, Prompts, prompts_of
+from pipeline.core.embedding import Embedder, Prompts, prompts_of, require_room
 
 DEPTH = 10  # of nDCG
 MOST_COSINES = 2**26  # of queries and passages, in memory at once
@@ -157,7 +157,9 @@ class DevEvaluator(BaseEvaluator):
         self.rows = {pairs.name: len(pairs) for pairs in sets}
         self.sides: dict[str, Evaluators] = {}  # those with a set that can be scored
         for side in dict.fromkeys(pairs.side for pairs in sets):
-            evaluators = dev_evaluators([pairs for pairs in sets if pairs.side == side], prompts_of(model, side))
+            prompts = prompts_of(model, side)
+            require_room(model, prompts, max_length, "config key training.dev_length")
+            evaluators = dev_evaluators([pairs for pairs in sets if pairs.side == side], prompts)
             if evaluators:
                 self.sides[side] = Evaluators(evaluators, model, max_length, precision, token_budget)
 

@@ -22,7 +22,7 @@ from data.encoders import AuxiliaryModel
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log, progress
-from pipeline.core.embedding import Prompts, prompts_of
+from pipeline.core.embedding import Prompts, prompts_of, require_room
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
 from training.text_vectors import TextVectors, write_vectors
@@ -83,13 +83,15 @@ def prepare_sets(
 ) -> PreparedSets:
     """The sets of the side `name`: tokens, and the vectors of the `others` by role, computed unless `cache` has them.
 
-    Raises UserError where there are no sets, or the config names unknown ones.
+    Raises UserError where there are no sets, the config names unknown ones, or a prompt leaves no room for texts.
     """
     wanted = _wanted_sets(name, side, data)
     prepared, share, tokenizer = PreparedSets({}, {}), read_mixture_weights(data), model.tokenizer
     new = [path.stem for _, path in wanted if not (cache / f"train/{path.stem}.npz").is_file()]
     for data_side, path in wanted:
         prompts = prompts_of(model, data_side)
+        for prompt, length in zip(prompts, side.limits_of(path.stem)[:2], strict=True):
+            require_room(model, [prompt], length, f"config key training.{name}, set {path.stem}")
         angle = data_side == "symmetric" and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, UNWEIGHTED))
         prepared.train[path.stem] = with_vectors(train, path, data_side, side, cache / "train", others)
@@ -182,10 +184,6 @@ def _write_tokens(
         roles = {"passages": (passages, asked)}
     cache.mkdir(parents=True, exist_ok=True)
     for role, ((prompt, length), numbers) in roles.items():
-        if len(tokenizer(prompt)["input_ids"]) >= length:
-            what = f"{length} tokens have no room for a text after the prompt {prompt!r}"
-            remedy = f"raise {'anchor_length' if role == 'anchors' else 'positive_length'} of its side"
-            raise UserError(what, where=f"set {name}", remedy=remedy)
         wanted = np.unique(np.concatenate(numbers))
         columns[f"{role}_ends"] = _tokenise(texts, wanted, tokenizer, prompt, length, cache / f"{name}.{role}")
     with replacing(cache / f"{name}.npz") as temporary, temporary.open("wb") as file:

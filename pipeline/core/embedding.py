@@ -166,7 +166,11 @@ class Embedder:
         return _prompt(self.model, role)
 
     def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
-        """The model's own embeddings, shape (texts, dimension), float32; raises UserError if one is not finite."""
+        """The model's own embeddings, shape (texts, dimension), float32.
+
+        Raises UserError if one is not finite, or the prompt leaves no room for texts.
+        """
+        require_room(self.model, [prompt], self.max_length)
         make = lambda new: {"own": self.encode(self.tokenise(new, prompt), prompt)}  # noqa: E731
         return self.lookup(texts, f"own {self.max_length} {prompt!r}", ["own"], make)["own"]
 
@@ -288,12 +292,28 @@ def _prompt(model: SentenceTransformer, role: str | None) -> str:
     return next(filter(None, found), "") if found else default or ""
 
 
+def require_room(model: SentenceTransformer, prompts: Iterable[str], length: int | None, where: str = "") -> None:
+    """Raise UserError if a prompt leaves no token of the texts, which are cut at `length`: they would all be equal.
+
+    `where` is the setting of that length; empty: the model.
+    """
+    for prompt in filter(None, prompts if length else ()):
+        if isinstance(model[0], StaticEmbedding):
+            return  # it cuts no texts
+        if len(model.tokenizer(prompt, truncation=True, max_length=length)["input_ids"]) == length:
+            what = f"nothing is left of a text that is cut at {length} tokens, as the prompt {prompt[:40]!r} fills them"
+            raise UserError(what, where=where or _place(model), remedy="shorten the prompt, or raise the length")
+
+
+def _place(model: SentenceTransformer) -> str:
+    return str(getattr(getattr(model[0], "model", None), "name_or_path", "the model"))
+
+
 def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
     """Raise UserError if an embedding of the model is NaN or infinite."""
     if not all(np.isfinite(np.asarray(array)).all() for array in arrays):
-        where = str(getattr(getattr(model[0], "model", None), "name_or_path", "the model"))
         remedy = "use fp32, in case they overflow in this precision, or make the model again"
-        raise UserError("the model's embeddings hold NaN or infinity", where=where, remedy=remedy)
+        raise UserError("the model's embeddings hold NaN or infinity", where=_place(model), remedy=remedy)
 
 
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from sklearn.metrics import ndcg_score
 from data.artefact import PairSet
 from pipeline.chain import CHAIN
 from pipeline.core.embedding import Prompts
+from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows, tiny_model
@@ -191,6 +192,13 @@ def test_texts_are_cut_at_the_smaller_of_both_limits(model: SentenceTransformer)
 
     assert width(8) == 8
     assert width(1000) == model.max_seq_length
+
+
+def test_a_prompt_that_leaves_nothing_of_dev_texts_is_refused() -> None:
+    prompted = tiny_model()
+    prompted.prompts = {"query": "вопрос о реке, городе и зиме: "}
+    with pytest.raises(UserError, match=r"cut at 8 tokens.*training\.dev_length"):
+        DevEvaluator([PAIRS], prompted, 8)
 
 
 def test_dev_sets_too_small_for_a_batch_are_scored_without_a_loss(tmp_path: Path) -> None:

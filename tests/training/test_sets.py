@@ -68,14 +68,14 @@ def test_a_side_reads_each_set_with_its_prompts_lengths_and_share_of_the_batches
     shares = {"sets": [{"name": "pairs", "weight": 3.0, "repeat": 2}]}
     (tmp_path / "ledger.json").write_text(json.dumps(shares), encoding="utf-8")
     own = {"pairs": SetConfig(weight=0.5), "left_out": SetConfig(weight=0)}
-    side, model = SideConfig(anchor_length=9, positive_length=20, negatives=0, sets=own), tiny_model()
+    side, model = SideConfig(anchor_length=10, positive_length=20, negatives=0, sets=own), tiny_model()
     model.prompts = {"query": "вопрос: ", "document": "текст: "}
     found = prepare_sets("joint", side, model, tmp_path, tmp_path / "tokens").train
     shares_of = {name: (item.rows.weight, item.rows.repeat, item.rows.max_negatives) for name, item in found.items()}
     assert shares_of == {"pairs": (1.5, 2, 0), "questions": (1.0, 1, 0)}
     for name, prompts in (("pairs", ("вопрос: ", "вопрос: ")), ("questions", ("вопрос: ", "текст: "))):
         item, expected = found[name], list[list[int]]()
-        for text, prompt, most in zip((content[0]["anchor"], content[0]["positive"]), prompts, (9, 20), strict=True):
+        for text, prompt, most in zip((content[0]["anchor"], content[0]["positive"]), prompts, (10, 20), strict=True):
             expected.append(model.tokenizer(prompt + text, truncation=True, max_length=most)["input_ids"])
         assert [item.anchors[item.rows.anchors[0]], item.passages[item.rows.positives[0]]] == expected
         lengths = (
@@ -85,11 +85,10 @@ def test_a_side_reads_each_set_with_its_prompts_lengths_and_share_of_the_batches
         assert item.rows.lengths.tolist() == [max(pair) for pair in zip(*lengths, strict=True)]
 
 
-@pytest.mark.parametrize(("prompts", "raised"), [(("текст: " * 9, ""), "anchor"), (("", "текст: " * 9), "positive")])
-def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(
-    tmp_path: Path, prompts: tuple[str, str], raised: str
-) -> None:
-    path = write_set(tmp_path / "city.parquet", ROWS)
-    with pytest.raises(UserError, match=rf"12 tokens have no room .* \(set city\); raise {raised}_length"):
-        side = SideConfig(anchor_length=12, positive_length=12)
-        tokenised_set(path, tiny_model().tokenizer, Prompts(*prompts), side, angle=False, cache=tmp_path / "tokens")
+def test_a_prompt_that_leaves_nothing_of_a_set_s_texts_is_refused(tmp_path: Path) -> None:
+    """They would all be cut to the same tokens."""
+    write_set(tmp_path / "asymmetric/questions.parquet", rows(8))
+    model, side = tiny_model(), SideConfig(sets={"questions": SetConfig(positive_length=8)})
+    model.prompts = {"query": "вопрос: ", "document": "текст, в котором есть ответ на вопрос: "}
+    with pytest.raises(UserError, match=r"cut at 8 tokens.*training\.asymmetric, set questions"):
+        prepare_sets("asymmetric", side, model, tmp_path, tmp_path / "tokens")

@@ -64,6 +64,12 @@ def test_texts_are_cut_at_the_smaller_limit(model: SentenceTransformer) -> None:
     assert [max(map(len, Embedder(model, limit).tokenise([LONG]))) for limit in (8, None, 4000)] == [8, 128, 128]
 
 
+def test_a_prompt_that_leaves_nothing_of_a_text_is_refused(model: SentenceTransformer) -> None:
+    assert len(Embedder(model, 9).embed(TEXTS, "query: ")) == len(TEXTS)
+    with pytest.raises(UserError, match=r"nothing is left of a text that is cut at 128 tokens, .*prompt 'Длинный"):
+        Embedder(model).embed(TEXTS, LONG)
+
+
 def test_the_default_prompt_is_used_where_no_role_has_its_own(model: SentenceTransformer) -> None:
     other = SentenceTransformer(
         modules=list(model), device="cpu", prompts={"task": "task: "}, default_prompt_name="task"
@@ -88,7 +94,7 @@ def test_embeddings_stay_on_disk_for_the_next_run(model: SentenceTransformer, tm
     assert (
         sum(len(again.embed(TEXTS, prompt)) for prompt in ("", "passage: ")) == 10 and sum(seen) == 8
     )  # other prompts
-    Embedder(model, 8, cache=EmbeddingCache(tmp_path)).embed(TEXTS, "query: ")
+    Embedder(model, 9, cache=EmbeddingCache(tmp_path)).embed(TEXTS, "query: ")
     assert sum(seen) == 12  # another length is another embedding
 
 
