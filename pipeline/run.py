@@ -29,7 +29,7 @@ from pipeline.stage import (
     run_stage,
 )
 from pipeline.sweep import sweep_lock
-from training.vocabulary.corpora import local_corpus_files
+from training.vocabulary.corpora import counted_files
 from training.vocabulary.selection import scripts_of
 
 
@@ -62,7 +62,7 @@ def require_sets(config: Config) -> None:
     """
     if "init" in config.stages and config.init.rule != "full":
         scripts_of(config.languages, config.init.scripts)
-        local_corpus_files(config.init)
+        counted_files(config)
     evaluation, named = config.evaluation, dict[str, Iterable[str]]()
     if "merge" in config.stages:
         named["merging.guard_sources"] = config.merging.guard_sources

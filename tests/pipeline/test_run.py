@@ -141,6 +141,7 @@ def test_only_training_that_is_not_finished_is_launched_and_not_where_the_config
         ),
         (["languages=[ru,kz]"], "script of language kz is not known (config key languages); give its ISO"),
         (["init.certify=[none.txt]"], "init: no such file (none.txt); fix init.certify"),
+        (["init.corpora.pairs={kind:text,files:[no/*.gz]}"], "no such file (no/*.gz); fix init.corpora.pairs.files"),
         (
             ["stages=[data,merge,evaluate]", "merging.guard_sources=[test_questions,no,nor]"],
             "set no is not held out (config key merging.guard_sources); name sets of data.held_out (test_questions, "

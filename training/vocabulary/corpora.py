@@ -68,20 +68,22 @@ def held_back_sets(data: Path) -> Iterator[Iterator[pa.ChunkedArray]]:
 
 def corpus_states(config: Config) -> dict[str, str]:
     """Fingerprints of the local files that are counted or certified, and the locked commits of those on the Hub."""
-    files, found = local_corpus_files(config.init), {}
-    for name, corpus in config.init.counted.items():
-        if corpus.kind == "hub" and config.mirror:
-            files += [file.path for file in _hub_files(name, corpus, config.mirror).files]
-        elif corpus.kind == "hub" and (commit := locked_commit(Revision("dataset", str(corpus.hub), corpus.revision))):
+    found = {}
+    for corpus in () if config.mirror else config.init.counted.values():
+        if corpus.kind == "hub" and (commit := locked_commit(Revision("dataset", str(corpus.hub), corpus.revision))):
             found[f"lock:{corpus.hub}"] = commit
-    return found | {f"file:{path}": file_sha256(path) for path in files}
+    return found | {f"file:{path}": file_sha256(path) for path in counted_files(config)}
 
 
-def local_corpus_files(config: InitConfig) -> list[Path]:
-    """The local files that are counted or certified; raises UserError for one that doesn't exist."""
-    texts = {name: corpus.files for name, corpus in config.counted.items() if corpus.kind == "text"}
-    counted = [file for name, files in texts.items() for file in _local_files(f"init.corpora.{name}", "files", files)]
-    return certified_files(config) + counted
+def counted_files(config: Config) -> list[Path]:
+    """The local files that are counted or certified, except pairs; raises UserError for one that doesn't exist."""
+    files = certified_files(config.init)
+    for name, corpus in config.init.counted.items():
+        if corpus.kind == "text":
+            files += _local_files(f"init.corpora.{name}", "files", corpus.files)
+        elif corpus.kind == "hub" and config.mirror:
+            files += [file.path for file in _hub_files(name, corpus, config.mirror).files]
+    return files
 
 
 def certified_files(config: InitConfig) -> list[Path]:

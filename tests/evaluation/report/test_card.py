@@ -29,6 +29,7 @@ from pipeline.core.model_folder import HEADS
 from tests.support.facts import read_by_the_hub, require_figures_of_artefacts
 from tests.support.sample_run import SAMPLE_SCORES, finish, write_run
 from tests.support.small_bases import tiny_model
+from tests.support.zoo import animal
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
@@ -65,6 +66,11 @@ def of_last_tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
     return card_of(write_run(tmp_path_factory.mktemp("last"), tiny_model(pooling="lasttoken")))
 
 
+@pytest.fixture(scope="module")
+def of_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return card_of(write_run(tmp_path_factory.mktemp("t5"), animal("T5")))
+
+
 def code_blocks(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
@@ -75,7 +81,7 @@ def scores_of(block: str) -> Any:
     return names["scores"]
 
 
-@pytest.mark.parametrize("kind", ["card", "with_prompts", "of_any_length", "of_last_tokens"])
+@pytest.mark.parametrize("kind", ["card", "with_prompts", "of_any_length", "of_last_tokens", "of_t5"])
 def test_the_examples_run_and_agree_on_cosines(kind: str, request: pytest.FixtureRequest) -> None:
     import numpy as np
 
