@@ -31,7 +31,8 @@ class SuiteConfig:
     # shortened and quantised embeddings.
     kind: str = setting("mteb", choices=("retrieval", "samples", "encodechka", "mteb", "vectors"))
     sets: dict[str, str] = setting({}, name=True)  # retrieval, vectors: task -> set under data/heldout
-    dimensions: list[int] = setting([], least=1, distinct=True)  # vectors: shorter lengths, in addition to the full one
+    # vectors: shorter lengths, in addition to the full one; of one dimension, all cosines would be 1 or -1.
+    dimensions: list[int] = setting([], least=2, distinct=True)
     # vectors: of a component, in addition to float32
     precisions: list[str] = setting([], choices=("int8", "binary"), distinct=True)
     # encodechka: leaderboard (best of the pooled variants), or model (its own pooling).

@@ -155,6 +155,7 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SuiteConfig(**SUITE, languages=["rus"]), "languages", "must be empty with a benchmark"),
         (SuiteConfig(kind="retrieval"), "sets", "at least one held-out set"),
         (SuiteConfig(kind="vectors", dimensions=[4, 4]), "dimensions", "duplicates"),
+        (SuiteConfig(kind="vectors", dimensions=[1]), "dimensions.0", "at least 2"),
         (SuiteConfig(kind="vectors", precisions=["int8", "int8"]), "precisions", "duplicates"),
         (SuiteConfig(**SUITE, representations=["dense", "dense"]), "representations", "duplicates"),
         (SuiteConfig(**SUITE, representations=[]), "representations", "at least one"),
