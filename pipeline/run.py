@@ -17,6 +17,7 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import log
 from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.machine import leave_ranks
+from pipeline.core.model_folder import encoder_config
 from pipeline.launch import launch, rendezvous
 from pipeline.stage import (
     Stage,
@@ -51,6 +52,7 @@ def run(config: Config) -> None:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
         if "init" in asked:
             make_implied("init", config)  # a base that can't be used ends the run before data is made
+            require_dimensions(config)
         for name in asked:
             make(name, config)
 
@@ -109,6 +111,19 @@ def require_inputs(asked: Collection[str], config: Config) -> None:
         for needed in CHAIN[name].needs(config):
             if needed not in asked and not CHAIN[needed].implied:
                 input_fingerprint(CHAIN[name], needed, config.folder(needed))
+
+
+def require_dimensions(config: Config) -> None:
+    """Raise UserError if a requested stage cuts vectors at more dimensions than those of the base, which is made."""
+    width, evaluation = encoder_config(config.folder("base"))["hidden_size"], config.evaluation
+    wanted = {f"training.{name}": config.side(name).dimensions for name in SIDES if name in config.stages}
+    for name in evaluation.suites if "evaluate" in config.stages else ():
+        if evaluation.suite[name].kind == "vectors":
+            wanted[f"evaluation.suite.{name}"] = evaluation.suite[name].dimensions
+    for key, dimensions in wanted.items():
+        if max(dimensions, default=0) > width:
+            what = f"{max(dimensions)} dimensions are more than the base's {width}"
+            raise UserError(what, where=f"config key {key}.dimensions", remedy=f"use at most {width}")
 
 
 def in_order(config: Config) -> list[str]:

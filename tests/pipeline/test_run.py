@@ -173,6 +173,21 @@ def test_a_package_that_a_later_stage_needs_is_missed_before_anything_is_made(
     require_packages(config)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["training.asymmetric.dimensions=[33,16]"], "training.asymmetric"),
+        (["evaluation.suites=[vectors]", "evaluation.suite.vectors.dimensions=[16,33]"], "evaluation.suite.vectors"),
+    ],
+)
+def test_more_dimensions_than_the_base_has_are_refused_before_data_is_made(
+    overrides: list[str], key: str, tmp_path: Path
+) -> None:
+    ended = run_main("profile=tiny", f"runs={tmp_path}", *overrides)
+    assert ended.status == 2 and f"33 dimensions are more than the base's 32 (config key {key}.dimensions)" in ended.err
+    assert [path.parent.name for path in tmp_path.rglob("manifest.json")] == ["tiny"]  # the base
+
+
 def test_only_the_stages_that_are_asked_for_are_checked() -> None:
     asymmetric = [
         "~data.sources.scored",
