@@ -25,7 +25,7 @@ from pipeline.core.artefact import StageFolder, files_under, link_tree, read_jso
 from pipeline.core.console import console, log, quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_errors
-from pipeline.core.model_folder import EXPORT_FOLDERS, EXPORT_PATTERNS, HEADS, HEADS_RECORD
+from pipeline.core.model_folder import EXPORT_FOLDERS, EXPORT_PATTERNS, HUB_FILES, TORCH_FILES
 from pipeline.core.models import load_folder
 
 PROVENANCE = {  # stage -> the files that the card's figures come from
@@ -41,7 +41,7 @@ PROVENANCE = {  # stage -> the files that the card's figures come from
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
 NO_LICENCE = "No one licence covers this model. The terms of its training sets rule out some uses:"
 # Deleted from an earlier upload if this one lacks them; not LICENSE, which may have been added there by hand.
-REPLACED = ["*.safetensors", *HEADS, HEADS_RECORD, *EXPORT_PATTERNS, "provenance/*"]
+REPLACED = [*HUB_FILES, TORCH_FILES, *EXPORT_PATTERNS, "vocabulary/*", "provenance/*"]
 TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
 

@@ -215,9 +215,12 @@ def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) 
     assert card.data.model_name == "name" and 'SentenceTransformer("organisation/name")' in card.text
 
 
-def test_an_upload_leaves_neither_export_nor_heads_of_an_earlier_model(tmp_path: Path, hub: LocalHub) -> None:
-    (tmp_path / "onnx").mkdir()
-    gone, by_hand = ("onnx/model.onnx", *HEADS, HEADS_RECORD), ("picture.png", "LICENSE")
+def test_an_upload_leaves_no_file_of_an_earlier_model(tmp_path: Path, hub: LocalHub) -> None:
+    for name in ("onnx", "vocabulary"):
+        (tmp_path / name).mkdir()
+    of_vocabulary = ("sentencepiece.bpe.model", "vocab.txt", "vocabulary/id_map.parquet")
+    gone = ("onnx/model.onnx", *HEADS, HEADS_RECORD, *of_vocabulary, "pytorch_model.bin")
+    by_hand = ("picture.png", "LICENSE")
     for name in ("model.safetensors", *gone):
         (tmp_path / name).write_bytes(b"first")
     upload(tmp_path, "organisation/name", private=True)
