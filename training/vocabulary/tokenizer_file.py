@@ -227,8 +227,9 @@ def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kep
     same_pieces, known = texts[FIRST:] == tokenizer.pieces[ordinary], tokenizer.scores
     of_file = np.array(scores[FIRST:], np.float32)
     if known is None or not same_pieces or not np.array_equal(of_file, known[ordinary].astype(np.float32)):
-        remedy = "take both files from one revision of the base"
-        raise UserError("sentencepiece.bpe.model and tokenizer.json differ", where=str(path), remedy=remedy)
+        what = "sentencepiece.bpe.model and tokenizer.json differ, or are not one id apart as XLM-R's are"
+        remedy = "take both files from one revision; for CamemBERT, name a copy without the former in base.hub"
+        raise UserError(what, where=str(path), remedy=remedy)
     indices = [*range(FIRST), *(old - 1 for old in kept.tolist() if FIRST < old <= len(texts))]
     pieces = [model.pieces[index] for index in indices]
     del model.pieces[:]
