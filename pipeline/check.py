@@ -188,14 +188,14 @@ def disk(config: Config, sources: int) -> Finding:
 
 def model_bytes(config: Config) -> dict[str, int]:
     """Bytes that the unfinished stages write, in float32: models, the mined sets' vectors, and the checkpoints of the
-    largest side with AdamW's two moments; empty if the model's shape isn't known.
+    largest side with AdamW's two moments; empty if the model's shape or its adapter's isn't known.
     """
+    missing = [name for name in config.stages if not is_complete(config.folder(name))]
     try:
         shape = shape_of_run(config)
+        trained = [trained_parameters(shape, config.side(name)) for name in SIDES if name in missing]
     except UserError:
         return {}
-    missing = [name for name in config.stages if not is_complete(config.folder(name))]
-    trained = [trained_parameters(shape, config.side(name)) for name in SIDES if name in missing]
     sets = config.data.sources.values() if "data" in missing else ()
     mined = sum(expected_rows(source) for source in sets if source.negatives == "mine")
     sizes = {
@@ -216,13 +216,13 @@ def processor(load: float, environment: Mapping[str, str]) -> str:
 
 def memory(config: Config, sides: list[str]) -> Finding:
     """The memory that training takes on a CPU, and the machine's memory."""
-    try:
-        shape = shape_of_run(config)
-    except UserError:
-        return Finding("memory", "not known before init is made")
     half = autocast_dtype(config.precision) is not None
     budgets = {name: planned_budget(config.side(name)).tokens for name in sides}
-    parts = {name: side_memory(config, name, shape, budgets[name], half) for name in sides}
+    try:
+        shape = shape_of_run(config)
+        parts = {name: side_memory(config, name, shape, budgets[name], half) for name in sides}
+    except UserError as unknown:
+        return Finding("memory", f"not known: {unknown.what}")
     side = max(sides, key=lambda name: sum(parts[name].values()))
     most = sum(parts[side].values())
     least = most - parts[side]["freed and kept"]  # of which a process keeps what fits

@@ -1,6 +1,7 @@
 """`make check` on local files: every source is checked, every failure shown."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,6 +102,13 @@ def test_a_disk_that_checkpoints_would_fill_is_found_before_anything_is_made(mon
     assert problem and problem.what == f"20.0 GB free, about 29.3 GB needed ({found.partition(', ')[2]})"
     config.stages = ["data", "report"]
     assert disk(config, 10**9)[1:] == ("20.0 GB free, sources 1.0 GB, vectors 5.2 GB", None)
+
+
+def test_the_machine_is_looked_at_although_the_package_for_adapters_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = composed("training.asymmetric.adapter={rank: 4, alpha: 8}")
+    found = {what: found for what, found, _ in check_machine(config, 0)}
+    assert found["memory"] == "not known: an adapter needs the package peft"
 
 
 def test_machines_that_can_t_split_a_batch_are_found_before_anything_is_made() -> None:
