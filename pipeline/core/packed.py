@@ -132,7 +132,8 @@ def _attention(
     limit: dict[str, Any] = {"enable_gqa": True} if grouped else {}  # where needed: earlier releases of torch lack it
     if causal or window is not None:
         limit["window_size"] = before, 0 if causal else before
-    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    # The kernel takes 16 bit only: under autocast rotary positions and norms widen query and key to float32.
+    query, key, value = (tensor.to(value.dtype).squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # From torch 2.15 cuDNN's kernel would come first on H100 and B200. It builds a plan for each new shape, tens of
     # milliseconds, and packed mini-batches seldom have the same shape twice.
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):

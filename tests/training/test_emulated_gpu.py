@@ -1,6 +1,5 @@
 """The GPU's code path on an emulated GPU: what runs there, where its tensors are, and how often a step waits for it."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.core.artefact import read_manifest
+from pipeline.core.model_folder import encoder_config
 from tests.support import emulated_gpu
 from tests.support.runs import read_metrics, remove_stage
 from tests.support.zoo import OF_QWEN, animal
@@ -65,19 +65,20 @@ def test_two_ranks_train_on_their_own_gpus_as_one_process_does(tmp_path: Path, r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ModernBERT", "Qwen3"])
+@pytest.mark.parametrize("name", ["ModernBERT", "EuroBERT", "Qwen3"])
 def test_another_family_is_packed_and_trains_as_on_a_cpu(name: str, library: Path, run_folder: Path) -> None:
     base = [f"base.name={name}", "base.kind=hub", f"base.hub={animal(name)}", "base.max_length=64", "init=full"]
     if name == "Qwen3":
         query = OF_QWEN["prompts"]["query"]
         base += [
             "base=qwen3_embedding_0_6b",
-            f"base.prompts.query={json.dumps(query, ensure_ascii=False)}",
+            f"base.prompts.query='{query}'",
             "heads=none",
         ]
     side, found = ["training.symmetric.anchor_length=64", "training.symmetric.positive_length=64"], []
     for precision in ("bf16", "fp32"):  # without packing in 32 bit
-        run(library, run_folder, "symmetric", f"precision={precision}", *base, *side)
+        run(library, run_folder, "init,symmetric", f"precision={precision}", *base, *side)
+        assert encoder_config(run_folder / "symmetric/model")["model_type"] == name.lower()
         found.append([line["loss"] for line in read_metrics(run_folder / "symmetric") if "loss" in line])
         assert (padding(run_folder / "symmetric") == 0) == (precision == "bf16")
     assert found[0] == pytest.approx(found[1], rel=0.02)

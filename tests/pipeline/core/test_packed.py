@@ -165,3 +165,10 @@ def test_the_kernel_is_flash_attention_s(monkeypatch: pytest.MonkeyPatch) -> Non
     # Inclusive, as in transformers' own call of flash attention. Earlier releases of torch lack the second option.
     assert windows == [None, (-1, 0), (64, 64), (64, 0)] and groups == [None, True] * 2
     assert (enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()) == before
+
+
+def test_the_kernel_gets_16_bit_where_rotary_positions_widened_query_and_key() -> None:
+    wide, value = (torch.empty(1, 4, 12, 8, device="meta", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    options = {"cu_seq_lens_q": torch.empty(3, dtype=torch.int32, device="meta"), "max_length_q": 9}
+    found, _ = packed._attention(torch.nn.Identity(), wide, wide, value, None, **options)
+    assert found.dtype == torch.bfloat16  # the query's
