@@ -86,7 +86,7 @@ def set_files(data: Path, *sides: str) -> list[tuple[str, Path]]:
 
 
 def read_pair_set(path: Path, side: str) -> PairSet:
-    """One file of the artefact; `side` is its data side. Raises UserError for a file in another layout."""
+    """One file of the artefact; `side` is its data side. Raises UserError for a damaged file."""
     table = read_pairs(path)
     anchors, positives, negatives = (table[name].to_pylist() for name in ("anchor", "positive", "negatives"))
     scores = table["score"].fill_null(1.0).to_pylist()
@@ -96,7 +96,7 @@ def read_pair_set(path: Path, side: str) -> PairSet:
 def read_dev_sets(data: Path, *sides: str) -> list[PairSet]:
     """The dev rows of the sets of these data sides (default: all), ordered as by `set_files`.
 
-    Raises UserError: dev rows of a set that no side trains on, a file in another layout.
+    Raises UserError: dev rows of a set that no side trains on.
     """
     side_of = {path.stem: side for side, path in set_files(data)}
     files = {path.stem: path for path in sorted((data / "dev").glob("*.parquet"))}

@@ -41,7 +41,7 @@ STEPS = 10  # of each weight, from 0 to 1
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
-    """A task for each held-out set; raises UserError if one is missing or malformed."""
+    """A task for each held-out set; raises UserError if one is missing."""
     data, sets = stage.inputs["data"], config.evaluation.suite[suite].sets
     weights = HybridWeights(read_dev_sets(data, "asymmetric"))
     return [
