@@ -6,7 +6,6 @@ heldout/<set>.parquet   sets that no side trains on
 ledger.json             the account of every set, including its weight and repeat
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.schema.data import DATA_SIDES
-from data.pair_files import REMEDY, read_pairs
+from data.pair_files import read_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
@@ -69,17 +68,6 @@ class PairSet:
         yield from (text for texts in self.negatives for text in texts)
 
 
-@dataclass(frozen=True)
-class MixtureWeight:
-    """A set's share of the batches, as its source sets it."""
-
-    weight: float = 1.0
-    repeat: int = 1
-
-
-UNWEIGHTED = MixtureWeight()  # for a set that the ledger doesn't list
-
-
 def set_files(data: Path, *sides: str) -> list[tuple[str, Path]]:
     """Side and file of each training set of these data sides (default: all), in a fixed order."""
     return [(side, path) for side in sides or DATA_SIDES for path in sorted((data / side).glob("*.parquet"))]
@@ -94,19 +82,9 @@ def read_pair_set(path: Path, side: str) -> PairSet:
 
 
 def read_dev_sets(data: Path, *sides: str) -> list[PairSet]:
-    """The dev rows of the sets of these data sides (default: all), ordered as by `set_files`.
-
-    Raises UserError: dev rows of a set that no side trains on.
-    """
-    side_of = {path.stem: side for side, path in set_files(data)}
-    files = {path.stem: path for path in sorted((data / "dev").glob("*.parquet"))}
-    for name in files.keys() - side_of.keys():
-        raise UserError(f"dev set {name} belongs to no training set", where=str(files[name]), remedy=REMEDY)
-    return [
-        read_pair_set(files[name], side)
-        for name, side in side_of.items()
-        if name in files and side in (sides or DATA_SIDES)
-    ]
+    """The dev rows of the sets of these data sides (default: all), ordered as by `set_files`."""
+    files = [(side, data / "dev" / path.name) for side, path in set_files(data, *sides)]
+    return [read_pair_set(path, side) for side, path in files if path.is_file()]
 
 
 def held_out_file(data: Path, name: str) -> Path:
@@ -117,15 +95,12 @@ def held_out_file(data: Path, name: str) -> Path:
 def read_held_out_set(data: Path, name: str, side: str) -> PairSet:
     """A set that is never trained on, read as part of the data side `side`, whose prompts it uses.
 
-    Raises UserError: a set that the data stage did not hold out, that a side trains on, or without positives.
+    Raises UserError: a set that the data stage did not hold out, or without positives.
     """
     path = held_out_file(data, name)
     if not path.is_file():
         remedy = "name sets of data.held_out, then run make data"
         raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
-    if any(trained.name == path.name for _, trained in set_files(data)):
-        remedy = "guard and report with sets that no side trains on"
-        raise UserError(f"set {name} is trained on", where=str(path), remedy=remedy)
     pairs = read_pair_set(path, side)
     if not len(pairs.positive_rows()):
         raise UserError(f"set {name} has no positive pair", where=str(path), remedy="name another set")
@@ -153,19 +128,8 @@ def rows_of_sets(data: Path) -> dict[str, int]:
     return {path.stem: pq.read_metadata(path).num_rows for _, path in set_files(data)}
 
 
-def read_mixture_weights(data: Path) -> dict[str, MixtureWeight]:
-    """The sets' shares of the batches from the ledger; raises UserError where it can't be read."""
+def read_shares(data: Path) -> dict[str, tuple[float, int]]:
+    """Each set's share of the batches, (weight, repeat), from the ledger; empty where there is none, as in a trial."""
     ledger = data / "ledger.json"
-    if not ledger.is_file():
-        return {}
-    try:
-        sets = read_json(ledger)["sets"]
-        found = {
-            entry["name"]: MixtureWeight(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets
-        }
-        if not all(0 < share.weight < math.inf and share.repeat > 0 for share in found.values()):
-            raise ValueError("a weight or repeat that is not above 0")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        what = f"can't read how often sets are seen: {type(error).__name__}: {error}"
-        raise UserError(what, where=str(ledger), remedy=REMEDY) from None
-    return found
+    sets = read_json(ledger)["sets"] if ledger.is_file() else []
+    return {entry["name"]: (entry["weight"], entry["repeat"]) for entry in sets}

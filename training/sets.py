@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.schema.config import SIDES_READ
 from configs.schema.training import HeadsConfig, PlannedConfig, SetConfig, SideConfig
-from data.artefact import UNWEIGHTED, MixtureWeight, read_mixture_weights, set_files
+from data.artefact import read_shares, set_files
 from data.encoders import AuxiliaryModel
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
@@ -86,14 +86,15 @@ def prepare_sets(
     Raises UserError where there are no sets, the config names unknown ones, or a prompt leaves no room for texts.
     """
     wanted = _wanted_sets(name, side, data)
-    prepared, share, tokenizer = PreparedSets({}, {}), read_mixture_weights(data), model.tokenizer
+    prepared, shares, tokenizer = PreparedSets({}, {}), read_shares(data), model.tokenizer
     new = [path.stem for _, path in wanted if not (cache / f"train/{path.stem}.npz").is_file()]
     for data_side, path in wanted:
         prompts = prompts_of(model, data_side)
         for prompt, length in zip(prompts, side.limits_of(path.stem)[:2], strict=True):
             require_room(model, [prompt], length, f"config key training.{name}, set {path.stem}")
         angle = data_side == "symmetric" and side.angle_weight > 0
-        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, UNWEIGHTED))
+        share = shares.get(path.stem, (1.0, 1))
+        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share)
         prepared.train[path.stem] = with_vectors(train, path, data_side, side, cache / "train", others)
         dev = data / "dev" / path.name
         if dev.is_file():
@@ -132,7 +133,7 @@ def tokenised_set(
     side: PlannedConfig,
     angle: bool,
     cache: Path,
-    share: MixtureWeight = UNWEIGHTED,
+    share: tuple[float, int] = (1.0, 1),
 ) -> TokenisedSet:
     """One set with each distinct text tokenised once; the tokens are kept in `cache` and read there the next time."""
     name, record = path.stem, cache / f"{path.stem}.npz"
@@ -152,8 +153,8 @@ def tokenised_set(
         lengths=_longest(columns, anchors, passages, with_negatives=most > 0),
         scores=columns["scores"],
         max_negatives=most,
-        weight=own.weight * share.weight,
-        repeat=share.repeat,
+        weight=own.weight * share[0],
+        repeat=share[1],
         angle=angle,
     )
     return TokenisedSet(rows, anchors, passages)
