@@ -27,10 +27,6 @@ class HeadOutputs:
     tokens: torch.Tensor  # [texts, tokens, width of the head], of length 1; without the first token
     mask: torch.Tensor  # [texts, tokens], whether there is a token
 
-    def of_texts(self) -> list[torch.Tensor]:
-        """Each text's own token vectors [tokens, width]."""
-        return [vectors[kept] for vectors, kept in zip(self.tokens, self.mask, strict=True)]
-
 
 @torch.inference_mode()
 def vectors_of(
@@ -72,25 +68,17 @@ def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: 
     """Unit vectors [tokens, width] of each text's tokens except the first, float32, on the CPU."""
     found: dict[int, torch.Tensor] = {}
     for batch, vectors in vectors_of(encoder, heads, texts, prompt):
-        found.update(zip(batch, (own.cpu() for own in vectors.of_texts()), strict=True))
+        found |= {index: own[kept].cpu() for index, own, kept in zip(batch, vectors.tokens, vectors.mask, strict=True)}
     return [found[index] for index in range(len(texts))]
 
 
-@dataclass(frozen=True)
-class ModeScores:
-    """Scores of all queries and candidates in each mode, and the size of the vectors by mode and metric.
-
-    Bytes are per candidate, with 32 bits per number and per sparse id; hybrid has those of all modes.
-    """
-
-    scores: dict[str, Scores]
-    sizes: dict[str, dict[str, float]]
-
-
 @torch.inference_mode()
-def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidates: Sequence[str]) -> ModeScores:
-    """The model's similarity of dense vectors, the dot product of sparse ones, and MaxSim per query token.
+def mode_scores(
+    encoder: Encoder, heads: Heads, queries: Sequence[str], candidates: Sequence[str]
+) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
+    """Scores by mode: similarity of dense vectors, dot product of sparse ones, MaxSim per query token; and sizes.
 
+    Sizes are by mode and metric: bytes per candidate, with 32 bits per number and per sparse id, in all for hybrid.
     Candidates are scored batch by batch as they are encoded, so their token vectors are never all in memory; sparse
     vectors, which are small, are scored on demand.
     """
@@ -120,7 +108,7 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
     sizes = {DENSE: {BYTES: 4.0 * dense.shape[1]}, SPARSE: {BYTES: 8 * ids, ZERO_SHARE: share, ACTIVE_IDS: ids}}
     sizes[MULTI_VECTOR] = {BYTES: 4 * tokens.shape[1] * float(lengths.mean())}
     sizes[HYBRID] = {BYTES: sum(size[BYTES] for size in sizes.values())}
-    return ModeScores(scores, sizes)
+    return scores, sizes
 
 
 def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np.ndarray:

@@ -70,13 +70,13 @@ class HeldOutRetrieval(Task):
             self.lexical = outcome_of(data, lexical_scores(data.queries, data.candidates, self.languages))
         if heads is None:
             return joined({DENSE: score_retrieval(data, scorer.encoder), BM25: self.lexical})
-        found = mode_scores(scorer.encoder, heads, data.queries, data.candidates)
+        found, sizes = mode_scores(scorer.encoder, heads, data.queries, data.candidates)
         fitted = self.weights.of(scorer, heads)
-        scores = [found.scores[mode] for mode in VECTOR_MODES]
-        parts = {mode: outcome_of(data, found.scores[mode], **found.sizes[mode]) for mode in VECTOR_MODES}
-        parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **found.sizes[HYBRID])
+        scores = [found[mode] for mode in VECTOR_MODES]
+        parts = {mode: outcome_of(data, found[mode], **sizes[mode]) for mode in VECTOR_MODES}
+        parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes[HYBRID])
         if fitted:
-            parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **found.sizes[HYBRID])
+            parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **sizes[HYBRID])
             parts[HYBRID_FITTED].notes["fitted weights"] = dict(zip(VECTOR_MODES, fitted, strict=True))
         return joined(parts | {BM25: self.lexical})
 
@@ -99,7 +99,7 @@ class HybridWeights:
             return None
         key = f"{scorer.key}-{heads.fingerprint}"
         if key not in self.fitted:
-            found = [mode_scores(scorer.encoder, heads, data.queries, data.candidates).scores for data in self.sets]
+            found = [mode_scores(scorer.encoder, heads, data.queries, data.candidates)[0] for data in self.sets]
             grid = [(a, b, STEPS - a - b) for a, b in product(range(STEPS + 1), repeat=2) if a + b <= STEPS]
             tried = [tuple(part / STEPS for part in parts) for parts in grid]
             fixed = [weight / sum(WEIGHTS) for weight in WEIGHTS]

@@ -28,7 +28,7 @@ def as_lists(vectors: HeadOutputs, row: int) -> tuple[list[float], dict[int, flo
     """A text's vectors as the README's example has them: dense, sparse by id, and one for each token."""
     sparse = vectors.sparse[[row]]
     words = dict(zip(sparse.indices.tolist(), sparse.data.tolist(), strict=True))
-    return vectors.dense[row].tolist(), words, vectors.of_texts()[row].tolist()
+    return vectors.dense[row].tolist(), words, vectors.tokens[row][vectors.mask[row]].tolist()
 
 
 def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -> None:
@@ -45,7 +45,7 @@ def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -
     text = (repository / "evaluation/suites/qdrant.md").read_text(encoding="utf-8")
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "qdrant" in block]
     own = encoder.config
-    modes = mode_scores(encoder, heads, QUESTIONS, PASSAGES).scores
+    modes, _ = mode_scores(encoder, heads, QUESTIONS, PASSAGES)
     hybrid, sparse_scores = (found(slice(None)) for found in (weighted(list(modes.values()), WEIGHTS), modes[SPARSE]))
     assert len(PASSAGES) == len(set(PASSAGES)) == 200 and own.hidden_size == 32
     for question, scores, sparse in zip(encoded(QUESTIONS, QUERY), hybrid, sparse_scores, strict=True):

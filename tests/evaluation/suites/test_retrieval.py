@@ -218,11 +218,12 @@ def test_modes_and_their_sums_are_scored_by_the_formulas_token_by_token(
     stage = stage_of(tmp_path)
     data = read_retrieval_set(tmp_path / "data", "terms")
     hand = by_hand(with_heads)
-    found = mode_scores(Encoder(with_heads, token_budget=64), read_heads(with_heads), data.queries, data.candidates)
+    texts = data.queries, data.candidates
+    found, sizes = mode_scores(Encoder(with_heads, token_budget=64), read_heads(with_heads), *texts)
     for mode, scores in hand.items():
-        np.testing.assert_allclose(found.scores[mode](slice(1, 4)), scores[1:4], atol=1e-5)
-    size = {mode: sizes["bytes_per_passage"] for mode, sizes in found.sizes.items()}
-    assert size["dense"] == 4 * 32 and size["sparse"] == 8 * found.sizes["sparse"]["active_ids"]
+        np.testing.assert_allclose(found[mode](slice(1, 4)), scores[1:4], atol=1e-5)
+    size = {mode: own["bytes_per_passage"] for mode, own in sizes.items()}
+    assert size["dense"] == 4 * 32 and size["sparse"] == 8 * sizes["sparse"]["active_ids"]
     outcome, _, _ = scored(with_heads, stage, tmp_path)
     assert outcome.columns["hybrid:bytes_per_passage"][0] == size["dense"] + size["sparse"] + size["multi_vector"]
     summed = outcome_of(data, (hand["dense"] + 0.3 * hand["sparse"] + hand["multi_vector"]).__getitem__)
@@ -241,7 +242,7 @@ def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path,
     weights = outcome.notes["fitted weights"]
     dev = HybridWeights([read_pair_set(tmp_path / "data" / "dev" / "words.parquet", "asymmetric")])
     texts = dev.sets[0].queries, dev.sets[0].candidates
-    found = mode_scores(Encoder(with_heads), read_heads(with_heads), *texts).scores
+    found, _ = mode_scores(Encoder(with_heads), read_heads(with_heads), *texts)
     corners = [dev._gained([found], each) for each in np.eye(3)]
     assert sum(weights.values()) == pytest.approx(1)
     assert dev._gained([found], [weights[mode] for mode in VECTOR_MODES]) >= max(corners) > min(corners)
