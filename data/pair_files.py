@@ -1,6 +1,7 @@
 """How pairs are stored: the files that the data stage writes for each set, and rows held in memory."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,7 @@ REMEDY = "run make data again"
 GROUP_BYTES = 2**28  # of a row group; Arrow can't build a text column of 2**31 bytes
 
 
-class PairWriter:
+class PairWriter(AbstractContextManager["PairWriter"]):
     """A parquet file of pairs, written batch by batch."""
 
     def __init__(self, path: Path, scored: bool) -> None:
@@ -24,9 +25,6 @@ class PairWriter:
         self.path = path
         self.schema = pa.schema(SCHEMA + ([("score", pa.float32())] if scored else []))
         self.file = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1)
-
-    def __enter__(self) -> "PairWriter":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.file.close()

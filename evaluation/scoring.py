@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -42,15 +43,12 @@ Errors = dict[str, UserError]  # by unit name
 Find = Callable[[Config, StageFolder], list[Task]]
 
 
-class Scorer:
+class Scorer(AbstractContextManager["Scorer"]):
     """One model while it is scored, and what tasks use of it; as a context manager it frees the device."""
 
     def __init__(self, model: ScoredModel, config: Config, device: str | None = None) -> None:
         self.model, self.config, self.settings, self.device = model, config, config.evaluation, device
         self.begun: set[str] = set()  # suites
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *raised: object) -> None:
         for kept in ("encoder", "heads", "own_heads"):

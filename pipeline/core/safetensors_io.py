@@ -6,9 +6,10 @@ import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
@@ -27,7 +28,7 @@ COPIED_AT_ONCE = 1 << 18  # bytes copied at once if the kernel can't copy; they 
 NOT_BY_KERNEL = (errno.ENOTSOCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # macOS; some file systems
 
 
-class EagerFile:
+class EagerFile(AbstractContextManager["EagerFile"]):
     """A new file, written sequentially.
 
     Linux keeps written data in memory until it is flushed. A thread flushes it part by part, so that synchronising the
@@ -38,9 +39,6 @@ class EagerFile:
         self.file: BinaryIO = path.open("wb", buffering=0)
         self._disk = ThreadPoolExecutor(max_workers=1)
         self._stored = 0  # bytes from the start whose flush was requested
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._disk.shutdown(cancel_futures=True)
@@ -98,7 +96,7 @@ class StoredTensor:
         return self.code in FLOATING
 
 
-class SafetensorsReader:
+class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
     """The tensors of a folder with `model.safetensors` or its shards, by name, in the order of the files.
 
     Tensors that share memory are stored once; names that the file's metadata maps to a stored one
@@ -121,9 +119,6 @@ class SafetensorsReader:
                     raise UserError(what, where=str(path), remedy="save the model as float32, bfloat16 or float16")
                 start = data_start + entry["data_offsets"][0]
                 self.tensors[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         for file in self._files.values():
