@@ -5,8 +5,7 @@ The package's `compute_weights` keeps the losses to itself and loads whole state
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -53,10 +52,12 @@ def cocktail_of(
         """The model's pooled vectors where the package looks for them, (texts, 1, dimension)."""
         return SimpleNamespace(last_hidden_state=embedder.pooled(features)[:, None])
 
-    with _seeded(seed):
-        batches = preprocess_data_for_embedder(
-            list(examples), model.tokenizer, model.device, batch_size, max_length, neg_number=len(examples[0]["neg"])
-        )
+    state = random.getstate()
+    random.seed(derived_seed(seed, "merge", "lm_cocktail"))  # the package draws from this generator
+    batches = preprocess_data_for_embedder(
+        list(examples), model.tokenizer, model.device, batch_size, max_length, neg_number=len(examples[0]["neg"])
+    )
+    random.setstate(state)
     for name in blend.names:
         blend.set({other: float(other == name) for other in blend.names})
         # A context around all passes of a model caches its cast weights; it is disabled, so sums stay in float32.
@@ -95,14 +96,3 @@ def sample(pairs: PairSet, count: int, seed: int) -> PairSet:
         return pairs
     chosen = generator(seed, "merge", "examples", pairs.name).choice(len(pairs), count, replace=False)
     return pairs.take(sorted(chosen.tolist()))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the module-level generator, from which the package draws, for the call; then restore its state."""
-    state = random.getstate()
-    random.seed(derived_seed(seed, "merge", "lm_cocktail"))
-    try:
-        yield
-    finally:
-        random.setstate(state)
