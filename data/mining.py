@@ -21,6 +21,7 @@ from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
 from data.pairs.cleaning import comparable
 from data.pairs.hashing import text_hashes
+from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 from pipeline.core.embedding import prompts_of
 
@@ -74,7 +75,9 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     for row, numbers in zip(positive.arg_true(), found.negatives, strict=True):
         negatives[row] = [texts[number] for number in numbers]
     column = pl.Series("negatives", negatives, dtype=pl.List(pl.String))
-    _rewrite(path, pairs.with_columns(column))
+    with replacing(path) as temporary, PairWriter(temporary, "score" in pairs.columns) as writer:
+        for some in pairs.with_columns(column).iter_slices(ROWS_AT_ONCE):
+            writer.write(some)
     _warn_of_gaps(name, found)
     shown = asked.with_columns(column.filter(positive)).filter(pl.col("negatives").list.len() > 0)
     return {
@@ -168,11 +171,3 @@ def _samples(rows: pl.DataFrame) -> list[dict[str, str]]:
     places = np.linspace(0, len(rows), min(SHOWN_ROWS, len(rows)), endpoint=False, dtype=int)
     chosen = rows[places.tolist()].select("anchor", "positive", negative=pl.col("negatives").list.first())
     return chosen.to_dicts()
-
-
-def _rewrite(path: Path, pairs: pl.DataFrame) -> None:
-    temporary = path.with_suffix(".mined")
-    with PairWriter(temporary, "score" in pairs.columns) as writer:
-        for some in pairs.iter_slices(ROWS_AT_ONCE):
-            writer.write(some)
-    temporary.replace(path)
