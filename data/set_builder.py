@@ -71,7 +71,9 @@ class SetBuilder:
         if no_positive or self.counts.train == 0:
             raise self._nothing_usable()
         if self.data.cleaning.duplicates == "between":
-            write_keys(folder / "pair_keys" / f"{self.name}.parquet", self._held_pairs(writer.path, dev))
+            held = itertools.chain(read_frames(writer.path), [dev])  # without pairs left out by a slice or sample
+            keys = np.unique(np.concatenate([pair_keys(frame, self.source) for frame in held]))
+            write_keys(folder / "pair_keys" / f"{self.name}.parquet", keys)
         if self.source.negatives == "mine":
             from data.mining import mine  # imports torch, which a mixture without mining needn't wait for
 
@@ -190,11 +192,6 @@ class SetBuilder:
         if len(self.trained) != 1:  # one array is sorted and distinct already
             self.trained = [np.unique(np.concatenate([NO_KEYS, *self.trained]))]
         return self.trained[0]
-
-    def _held_pairs(self, path: Path, dev: pl.DataFrame) -> Hashes:
-        """Sorted keys of the pairs in the set's file and dev rows, without those left out by a slice or sample."""
-        frames = itertools.chain(read_frames(path), [dev])
-        return np.unique(np.concatenate([pair_keys(frame, self.source) for frame in frames]))
 
     def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame:
         other = SetBuilder(self.name, self.config, self.decontamination, self.earlier_pairs)
