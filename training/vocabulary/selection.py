@@ -81,7 +81,8 @@ def select(
         low = [np.flatnonzero(count[: LOW_IDS + 1]) for count in counts.values()]
         frequent = np.unique(np.concatenate([frequent, *low]))
     else:
-        must["characters"] = character_ids(tokenizer, config, languages)
+        belongs = characters_of(scripts_of(languages, config.scripts)).fullmatch  # or to what all scripts share
+        must["characters"] = _ascending(old for old, text in enumerate(tokenizer.characters) if belongs(text))
     wanted, pinned = np.unique(np.concatenate([*must.values(), frequent])), None
     if tokenizer.scores is not None:
         pinned = pinned_id(tokenizer.scores, wanted)
@@ -110,12 +111,6 @@ def covering_ids(count: Ids, coverage: float) -> Ids:
     if not len(running):
         return order
     return order[: 1 + int(np.searchsorted(running, coverage * running[-1]))]
-
-
-def character_ids(tokenizer: TokenizerFile, config: InitConfig, languages: list[str]) -> Ids:
-    """Every piece of one character that belongs to the languages' scripts or to what all scripts share."""
-    belongs = characters_of(scripts_of(languages, config.scripts)).fullmatch
-    return np.array([old for old, text in enumerate(tokenizer.characters) if belongs(text)], dtype=np.int64)
 
 
 def pinned_id(scores: NDArray[np.float64], kept: Ids) -> int:
