@@ -27,7 +27,7 @@ TEXTS = 4096  # segmented together
 DROPPED = -1  # where an id has no successor
 LONGEST = 128  # tokens of a text whose hidden states are compared, where the model takes as many
 BATCH = 16  # texts whose hidden states are compared together
-CHECKED = (  # figures of a corpus
+CHECKED = (  # figures of a corpus, or of a further file
     *("compared", "covered", "coverage", "mismatches", "pieces_before", "pieces_after"),
     *("unknown_characters_before", "unknown_characters_after"),
 )
@@ -79,7 +79,7 @@ def certify(
     comparison = TokenizerComparison(before, after, new_ids, unknown, covers_unknown=tokenizer.kind != WORD_PIECE)
     agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
     found = [text for agreement in agreements.values() for text in agreement.examples]
-    examples = found[: config.init.hidden_state_texts]
+    examples, sources = found[: config.init.hidden_state_texts], {corpus.name: corpus.source for corpus in corpora}
     return {
         "guarantee": GUARANTEE.format(when=when, why=why),
         **dataclasses.asdict(sizes),
@@ -87,7 +87,14 @@ def certify(
         "kept_by_reason": selection.reasons,
         "languages": language_shares(counts.occurrences, selection.kept),
         "other_scripts": language_shares({OTHER: counts.others}, selection.kept)[OTHER],
-        "checked": checked(agreements, {corpus.name: corpus.source for corpus in corpora}, counts.texts),
+        "checked": {
+            name: {
+                "source": sources.get(name, "local file"),
+                "texts": counts.texts.get(name, agreement.compared),
+                **{figure: getattr(agreement, figure) for figure in CHECKED},
+            }
+            for name, agreement in agreements.items()
+        },
         "hidden_states": compare_hidden_states(base, shrunk, examples, config.base.max_length),
     }
 
@@ -98,20 +105,6 @@ def pinned_piece(tokenizer: TokenizerFile, old_id: int | None, new_ids: Ids) -> 
         return {}
     score, new_id = float(tokenizer.scores[old_id]), int(new_ids[old_id])
     return {"pinned": {"piece": tokenizer.piece(old_id), "score": score, "old_id": old_id, "new_id": new_id}}
-
-
-def checked(
-    agreements: Mapping[str, "Agreement"], sources: Mapping[str, str], texts: Mapping[str, int]
-) -> dict[str, dict[str, Any]]:
-    """The figures of each corpus, and of each further file."""
-    return {
-        name: {
-            "source": sources.get(name, "local file"),
-            "texts": texts.get(name, agreement.compared),
-            **{figure: getattr(agreement, figure) for figure in CHECKED},
-        }
-        for name, agreement in agreements.items()
-    }
 
 
 def successors(kept: Ids, size: int) -> Ids:
