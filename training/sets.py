@@ -145,12 +145,16 @@ def tokenised_set(
     has_anchors = "anchors_ends" in columns  # otherwise they are stored with the passages
     anchors = TokenIds.read(cache / f"{name}.anchors", columns["anchors_ends"]) if has_anchors else passages
     own, (_, _, most) = side.sets.get(name, SetConfig()), side.limits_of(name)
+    longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
+    if most:
+        of_row = np.repeat(np.arange(len(longest)), columns["counts"])
+        np.maximum.at(longest, of_row, passages.lengths[columns["negatives"]])
     rows = SetRows(
         name=name,
         anchors=columns["anchors"],
         positives=columns["positives"],
         negatives=np.split(columns["negatives"], np.cumsum(columns["counts"])[:-1]),
-        lengths=_longest(columns, anchors, passages, with_negatives=most > 0),
+        lengths=longest,
         scores=columns["scores"],
         max_negatives=most,
         weight=own.weight * share[0],
@@ -158,15 +162,6 @@ def tokenised_set(
         angle=angle,
     )
     return TokenisedSet(rows, anchors, passages)
-
-
-def _longest(columns: dict[str, Any], anchors: TokenIds, passages: TokenIds, with_negatives: bool) -> Integers:
-    """Tokens of each row's longest text."""
-    longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
-    if with_negatives:
-        of_row = np.repeat(np.arange(len(longest)), columns["counts"])
-        np.maximum.at(longest, of_row, passages.lengths[columns["negatives"]])
-    return longest
 
 
 def _write_tokens(
