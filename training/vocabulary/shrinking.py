@@ -18,7 +18,6 @@ from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, EagerFile, Sa
 from training.vocabulary.tokenizer_file import OTHER_BASE, Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
-NOT_COPIED = ("*.safetensors", INDEX_FILE, f"*{PARTIAL}", *STAGE_FILES)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 PADDING_ROWS = 1024  # an embedding may have fewer than this many rows beyond the tokenizer's ids; mDeBERTa's has 898
 # The ends of its name: BERT's, ModernBERT's, decoders', T5's. It is the only tensor with a row for each id.
@@ -43,6 +42,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
     Raises UserError where the base's files disagree with each other.
     """
     config = _config(base / "config.json", {int(old): new for new, old in enumerate(kept)})
+    copy_files(base, target, "*.safetensors", INDEX_FILE)  # those that depend on the vocabulary are then replaced
     with SafetensorsReader(base) as weights, EagerFile(target / WEIGHTS_FILE) as file:
         rows = embedding_rows(weights, tokenizer.size)
         before = {name: tensor.shape for name, tensor in weights.tensors.items()}
@@ -56,13 +56,18 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
         if (base / SENTENCEPIECE).is_file():
             shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
     write_json(target / "config.json", config)
-    _copy_others(base, target, {"tokenizer.json", SENTENCEPIECE, "config.json"})
     return sizes
 
 
+def copy_files(base: Path, target: Path, *without: str) -> None:
+    """Copy the base into the folder `target`, without its stage's own files and those that match `without`."""
+    left_out = shutil.ignore_patterns(f"*{PARTIAL}", *STAGE_FILES, *without)
+    shutil.copytree(base, target, ignore=left_out, dirs_exist_ok=True)
+
+
 def copy_base(base: Path, target: Path) -> tuple[int, int]:
-    """Copy the base without its stage's files into the folder `target`; returns its numbers of ids and parameters."""
-    shutil.copytree(base, target, ignore=shutil.ignore_patterns(f"*{PARTIAL}", *STAGE_FILES), dirs_exist_ok=True)
+    """Copy the whole base into the folder `target`; returns its numbers of ids and parameters."""
+    copy_files(base, target)
     with SafetensorsReader(base) as weights:
         shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
         return read_tokenizer(base / "tokenizer.json").get_vocab_size(), parameters(weights, shapes)
@@ -132,16 +137,6 @@ def _runs(kept: Ids) -> Iterator[tuple[int, int]]:
     bounds = [0, *(np.flatnonzero(np.diff(kept) != 1) + 1).tolist(), len(kept)]
     for start, end in pairwise(bounds):
         yield int(kept[start]), end - start
-
-
-def _copy_others(base: Path, target: Path, edited: set[str]) -> None:
-    """Copy what does not depend on the vocabulary: modules, pooling, the sparse and multi-vector heads."""
-    matched = shutil.ignore_patterns(*NOT_COPIED)
-
-    def left_out(folder: str, names: list[str]) -> set[str]:
-        return matched(folder, names) | edited if Path(folder) == base else set()
-
-    shutil.copytree(base, target, ignore=left_out, dirs_exist_ok=True)
 
 
 def _config(path: Path, new_ids: Mapping[int, int]) -> dict[str, Any]:
