@@ -21,9 +21,8 @@ from merging.simplex import draw_simplex
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import show_table
 from pipeline.core.errors import UserError
-from pipeline.core.heads import Heads, read_heads, write_heads
+from pipeline.core.heads import Heads, first_heads, read_heads, write_heads
 from pipeline.core.model_folder import has_heads
-from training.heads.layers import first_heads
 
 VERDICTS = {True: "yes", False: "no", None: "not guarded"}
 TEMPERATURES = (5.0, 1.0, 0.2, 0.05)  # at which LM-Cocktail's weights are recorded as well

@@ -36,8 +36,7 @@ from training.batches import (
 from training.callbacks import KeptMemory, MetricsLog, Snapshots, StepLines
 from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevEvaluator, dev_figures
-from training.heads.layers import add_heads
-from training.heads.loss import JointLoss, heads_of, held_bytes
+from training.heads.loss import JointLoss, add_heads, heads_of, held_bytes
 from training.losses import PlannedLoss
 from training.memory import GPU_OVERHEAD, measured_tokens, memory_explained, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model

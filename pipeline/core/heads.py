@@ -23,8 +23,10 @@ from pipeline.core.model_folder import (
     encoder_config,
     transformer_folder,
 )
+from pipeline.core.seeding import derived_seed
 
 HYBRID_WEIGHTS = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # of the modes' scores, as bge-m3 was trained
+FIRST_WEIGHT = 0.2  # of every token: about as large as those in the example of bge-m3's model card
 
 
 class Heads(torch.nn.Module):
@@ -67,6 +69,25 @@ def read_heads(encoder: Path, *others: Path) -> Heads:
         where=", ".join(str(folder) for folder in (encoder, *others)),
         remedy="make heads, or add both files to the folder",
     )
+
+
+def first_heads(folder: Path, hidden: int, seed: int) -> Heads:
+    """The heads of the model folder, otherwise new ones as wide as the encoder, to be trained.
+
+    A new sparse head gives every token the same weight: with a random one, relu would leave some texts without any
+    weight, and thus without a gradient. A new multi-vector head is a rotation, which keeps the angles between hidden
+    states.
+    """
+    if any((folder / name).is_file() for name in HEADS):
+        return read_heads(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "heads") % 2**63)
+        sparse, multi_vector = torch.nn.Linear(hidden, 1), torch.nn.Linear(hidden, hidden)
+        torch.nn.init.orthogonal_(multi_vector.weight)
+        torch.nn.init.zeros_(multi_vector.bias)
+        torch.nn.init.zeros_(sparse.weight)
+        torch.nn.init.constant_(sparse.bias, FIRST_WEIGHT)
+        return Heads(sparse, multi_vector)
 
 
 def translated(weights: Mapping[int, float], id_map: Path) -> dict[int, float]:

@@ -14,11 +14,10 @@ from evaluation.suites.heads import mode_scores
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
-from pipeline.core.heads import Heads, read_heads, write_heads
+from pipeline.core.heads import Heads, first_heads, read_heads, write_heads
 from pipeline.core.model_folder import HEADS
 from pipeline.stage import run_stage
 from tests.merging.test_merge import TEXTS, config
-from training.heads.layers import first_heads
 
 WEIGHTS = {"init": 0.2, "symmetric": 0.3, "asymmetric": 0.5}
 

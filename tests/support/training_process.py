@@ -41,8 +41,7 @@ from tests.support.planned_sets import (
 from tests.support.small_bases import tiny_base
 from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
-from training.heads.layers import add_heads
-from training.heads.loss import HeadsLoss, JointLoss
+from training.heads.loss import HeadsLoss, JointLoss, add_heads
 from training.sets import TokenisedSet
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"

@@ -13,14 +13,13 @@ from configs.schema.training import HeadsConfig
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest
 from pipeline.core.errors import UserError
-from pipeline.core.heads import HEADS_RECORD, read_heads
+from pipeline.core.heads import FIRST_WEIGHT, HEADS_RECORD, first_heads, read_heads
 from pipeline.core.model_folder import HEADS
 from pipeline.run import in_order
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_base, tiny_model
-from training.heads.layers import FIRST_WEIGHT, first_heads
 from training.heads.loss import HeadsLoss, JointLoss
 
 SETS = {"asymmetric/questions": rows(80, seed=3, negatives=2), "asymmetric/pairs": rows(64, seed=4)}

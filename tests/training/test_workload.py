@@ -11,6 +11,7 @@ from configs.schema.training import HeadsConfig
 from pipeline.application import composed
 from pipeline.core.artefact import result_settings
 from pipeline.core.errors import UserError
+from pipeline.core.heads import first_heads
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.small_bases import tiny_base
 from training.cost_model import (
@@ -23,7 +24,6 @@ from training.cost_model import (
     trained_parameters,
     training_flops,
 )
-from training.heads.layers import first_heads
 from training.workload import Work, estimates, work_of
 
 

@@ -10,8 +10,7 @@ from pipeline.core.device import autocast_dtype
 from pipeline.core.heads import write_heads
 from training.batches import MiniBatchCollator, PlannedDataset
 from training.finetune import closing_metrics, finish, join_ranks, plan_run, train
-from training.heads.layers import add_heads
-from training.heads.loss import HeadsLoss
+from training.heads.loss import HeadsLoss, add_heads
 from training.memory import encoding_budget
 from training.model_files import choose_attention, load_model
 from training.trainer import PlannedTrainer, training_arguments

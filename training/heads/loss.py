@@ -12,6 +12,7 @@ gradient.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +26,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema.training import SideConfig
-from pipeline.core.heads import HYBRID_WEIGHTS, Heads, unused_ids
+from pipeline.core.heads import HYBRID_WEIGHTS, Heads, first_heads, unused_ids
 from training.batch_plan import Integers
 from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
+from training.model_files import encoder_of
 
 LOSS_WEIGHTS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
 CHUNK = 2**24  # numbers in a chunk of MaxSim: 64 MB in float32
@@ -247,6 +249,13 @@ def mean_maxsim(a: Tensor, b: Tensor, a_mask: Tensor, b_mask: Tensor) -> Tensor:
     parts = zip(a.split(most), a_mask.split(most), strict=True)
     again = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
     return torch.cat([again(queries, b, mask, b_mask) for queries, mask in parts])
+
+
+def add_heads(model: SentenceTransformer, folder: Path, seed: int) -> Heads:
+    """Append `first_heads` as the last module of the model, which was loaded from the folder."""
+    heads = first_heads(folder, encoder_of(model).config.hidden_size, seed).requires_grad_()
+    model.add_module("heads", heads)
+    return heads
 
 
 def heads_of(model: SentenceTransformer) -> Heads:
