@@ -16,8 +16,7 @@ from tests.support.small_bases import tiny_base, true_tokenizer
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 from training.vocabulary.corpora import Corpus
-from training.vocabulary.counting import WordCounter, cuts_at_spaces, piece_counts
-from training.vocabulary.language_counts import count_pieces
+from training.vocabulary.counting import WordCounter, count_pieces, cuts_at_spaces, piece_counts
 
 ODD = [
     "", " ", "  ", " a", "a ", "  a  b  ", "a\tb\nc\r\nd \n e", "x\u00a0 y \u00a0z\u00a0", "\u2003a\u2003 \u2003",
@@ -194,7 +193,7 @@ def test_a_text_counts_once_however_often_it_occurs_in_the_corpora(tmp_path: Pat
 def test_texts_that_are_not_cut_count_for_their_first_known_script_also_where_they_are_summed_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.vocabulary.language_counts.WHOLE", 1)
+    monkeypatch.setattr("training.vocabulary.counting.WHOLE", 1)
     tokenizer, texts = SMALL["not split"], ["дом ab", "ab a", "дом", "b a", "дом ab", "1"]
     corpora = [text_corpus(tmp_path, "mixed", "\n".join(texts), "script")]
     found = count_pieces(corpora, tokenizer, ["ru", "en"], 20).occurrences

@@ -13,7 +13,7 @@ from pipeline.core.console import log
 from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.certificate import certify
 from training.vocabulary.corpora import find_corpora, held_back_sets
-from training.vocabulary.language_counts import count_pieces
+from training.vocabulary.counting import count_pieces
 from training.vocabulary.selection import OTHER, select
 from training.vocabulary.shrinking import copy_base, shrink, write_id_map
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile

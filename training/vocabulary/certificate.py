@@ -18,7 +18,7 @@ from pipeline.core.console import quiet
 from pipeline.core.model_folder import read_tokenizer
 from pipeline.core.models import load_folder
 from training.vocabulary.corpora import Corpus, certified_files, corpus_lines
-from training.vocabulary.language_counts import LanguageCounts
+from training.vocabulary.counting import LanguageCounts
 from training.vocabulary.selection import OTHER, Selection
 from training.vocabulary.shrinking import Sizes
 from training.vocabulary.tokenizer_file import BPE, UNIGRAM, WORD_PIECE, Ids, TokenizerFile
