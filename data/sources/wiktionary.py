@@ -5,7 +5,6 @@ and the wiki source of the definition with its usage examples. The database is o
 """
 
 import importlib.metadata
-import importlib.util
 import re
 import sqlite3
 from collections import defaultdict
@@ -80,21 +79,18 @@ def split_of(term: str) -> str:
     return SPLIT_OF[xxhash.xxh3_64_intdigest(term.lower().replace("ё", "е").encode()) % 100]
 
 
-def package_version() -> str:
-    """Version of the installed package; raises UserError where it is missing."""
+def package() -> importlib.metadata.Distribution:
+    """The package, not imported: its connector opens the database for writing. Raises UserError where it is missing."""
     try:
-        return importlib.metadata.version(PACKAGE)
+        return importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         remedy = "install it with make setup, or choose a mixture without Wiktionary"
         raise UserError(f"the package {PACKAGE} is not installed", where="data.sources", remedy=remedy) from None
 
 
 def database() -> Path:
-    """The package's sqlite file, found without importing the package (its connector opens it for writing)."""
-    package_version()
-    spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent / "database" / "wikiwordnet.db"
+    """The package's sqlite file."""
+    return Path(str(package().locate_file(f"{PACKAGE}/database/wikiwordnet.db")))
 
 
 def connect() -> sqlite3.Connection:
@@ -175,7 +171,7 @@ class WiktionaryReader:
             names = ", ".join(SPLITS)
             raise UserError(f"unknown split {split}", where="reader_options.split", remedy=f"choose one of {names}")
         self.split = split
-        self.revision = f"{PACKAGE} {package_version()}"
+        self.revision = f"{PACKAGE} {package().version}"
 
 
 class TermDefinitions(WiktionaryReader):
