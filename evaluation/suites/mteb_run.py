@@ -147,8 +147,6 @@ def _explained(name: str) -> Iterator[None]:
     """Turns mteb's and the Hub's errors into one line."""
     try:
         yield
-    except UserError:
-        raise
     except (OSError, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # its own message says nothing
         what = f"the task's data isn't available: {first_line(cause or error)}"
