@@ -30,15 +30,10 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     sets, data = _Sets(config, stage), config.data
     evaluations = read_json(sets.benchmarks / CHECKED_FILE)
     if missing := evaluations["not_checked"]:
-        log.warning(
-            "decontamination: %d evaluations not checked: %s (reasons in %s; retry with make benchmarks PROFILE=%s "
-            "RUN=%s ARGS=force=true; data and later stages are rebuilt if more of them can be read)",
-            len(missing),
-            ", ".join(missing),
-            sets.benchmarks / CHECKED_FILE,
-            config.profile,
-            config.run,
-        )
+        what = "decontamination: %d evaluations not checked: %s (reasons in %s; retry with make benchmarks PROFILE=%s "
+        what += "RUN=%s ARGS=force=true; data and later stages are rebuilt if more of them can be read)"
+        reasons = sets.benchmarks / CHECKED_FILE
+        log.warning(what, len(missing), ", ".join(missing), reasons, config.profile, config.run)
     held_out = [sets.held_out_line(*item) for item in progress(data.held_out.items(), "held-out sets")]
     lines, failures = [], list[UserError]()
     for name, source in progress(data.sources.items(), "training sets"):
