@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -109,7 +110,7 @@ class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
         self.folder = folder
         self.tensors: dict[str, StoredTensor] = {}
         self.metadata: dict[str, str] = {}
-        self._files: dict[Path, BinaryIO] = {}
+        self._files: dict[Path, BufferedReader] = {}
         for path in weight_files(folder):
             header, data_start = read_header(path)
             self.metadata |= header.pop("__metadata__", {})
@@ -133,12 +134,10 @@ class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
         """Items `first` up to `first + count` of a tensor, in `buffer`, which must be large enough."""
         size = ITEM_BYTES[tensor.code]
         part = memoryview(buffer)[: count * size]
-        descriptor, start, done = self._open(tensor.file).fileno(), tensor.start + first * size, 0
-        while done < len(part):
-            got = os.preadv(descriptor, [part[done:]], start + done)
-            if got == 0:
-                raise _broken(tensor.file, "it ends too early")
-            done += got
+        file = self._open(tensor.file)
+        file.seek(tensor.start + first * size)
+        if file.readinto(part) < len(part):
+            raise _broken(tensor.file, "it ends too early")
         return part
 
     def copy(self, tensor: StoredTensor, first: int, count: int, target: EagerFile) -> None:
@@ -147,9 +146,9 @@ class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
         if target.copy(self._open(tensor.file), tensor.start + first * size, count * size) < count * size:
             raise _broken(tensor.file, "it ends too early")
 
-    def _open(self, path: Path) -> BinaryIO:
+    def _open(self, path: Path) -> BufferedReader:
         if path not in self._files:
-            self._files[path] = path.open("rb", buffering=0)
+            self._files[path] = path.open("rb")
         return self._files[path]
 
 
