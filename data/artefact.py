@@ -116,11 +116,9 @@ def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
             texts = pq.read_table(path, columns=[column])[column]
             for seen in texts.filter(pc.is_in(texts, wanted.cast(texts.type)))[:1].to_pylist():
                 shown = seen if len(seen) <= ERROR_CHARACTERS else seen[: ERROR_CHARACTERS - 1] + "…"
-                raise UserError(
-                    f"set {held_out[seen]} shares a text with training set {path.stem}: {shown!r}",
-                    where=str(path),
-                    remedy="run make data again; weights must not be chosen on training texts",
-                )
+                what = f"set {held_out[seen]} shares a text with training set {path.stem}: {shown!r}"
+                remedy = "run make data again; weights must not be chosen on training texts"
+                raise UserError(what, where=str(path), remedy=remedy)
 
 
 def rows_of_sets(data: Path) -> dict[str, int]:

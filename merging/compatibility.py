@@ -49,11 +49,9 @@ def require_compatible(models: Mapping[str, Path], heads_differ: bool = False) -
             if ours != theirs:
                 key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
                 detail = f"{key} is {theirs.get(key)} instead of {ours.get(key)}"
-                raise UserError(
-                    f"the {what} of {name} and {base_name} differ: {detail}",
-                    where=str(folder),
-                    remedy="merge only models trained from the same init model",
-                )
+                problem = f"the {what} of {name} and {base_name} differ: {detail}"
+                remedy = "merge only models trained from the same init model"
+                raise UserError(problem, where=str(folder), remedy=remedy)
         if not heads_differ:
             _require_same_heads(base_name, base, name, folder)
     for part in weight_folders(base):

@@ -66,9 +66,8 @@ def require_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
         raise UserError(what, where="merging.weights", remedy="give every model one weight")
     total = sum(weights.values())
     if not abs(total - 1) <= SUM_TOLERANCE:  # true for NaN as well
-        raise UserError(
-            f"weights sum to {total:g} instead of 1", where="merging.weights", remedy="scale them to a sum of 1"
-        )
+        what = f"weights sum to {total:g} instead of 1"
+        raise UserError(what, where="merging.weights", remedy="scale them to a sum of 1")
 
 
 def require_same_tensors(models: Mapping[str, SafetensorsReader]) -> None:

@@ -92,11 +92,8 @@ def launch_command(config: Config) -> list[str]:
 def rendezvous(nodes: int) -> list[str]:
     """The rendezvous of several machines' launchers, from the environment; raises UserError if it is not set."""
     if "MASTER_ADDR" not in os.environ:
-        raise UserError(
-            f"{nodes} machines need a rendezvous",
-            where="environment variable MASTER_ADDR",
-            remedy="set it to the first machine's name on every machine",
-        )
+        where, remedy = "environment variable MASTER_ADDR", "set it to the first machine's name on every machine"
+        raise UserError(f"{nodes} machines need a rendezvous", where=where, remedy=remedy)
     return [
         *("--num_machines", str(nodes), "--machine_rank", os.environ.get("NODE_RANK", "0")),
         *("--main_process_ip", os.environ["MASTER_ADDR"]),

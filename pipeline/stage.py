@@ -175,11 +175,8 @@ def input_fingerprint(stage: Stage, name: str, folder: Path) -> str:
     if manifest and manifest.status == "complete":
         return manifest.fingerprint
     state = manifest.status if manifest else "missing"
-    raise UserError(
-        f"{stage.name} needs the artefact {name}, which is {state}",
-        where=str(folder),
-        remedy=f"make it first: make {name}" + ", or everything: make reproduce" * (name not in ON_REQUEST),
-    )
+    remedy = f"make it first: make {name}" + ", or everything: make reproduce" * (name not in ON_REQUEST)
+    raise UserError(f"{stage.name} needs the artefact {name}, which is {state}", where=str(folder), remedy=remedy)
 
 
 def _verify(stage: Stage, folder: StageFolder) -> None:

@@ -111,11 +111,9 @@ def plan_batches(sets: Sequence[SetRows], side: PlannedConfig, seed: int, key: s
     for rows in sets:
         if not first[rows.name]:
             why, remedy = _no_batch(rows, left_out[rows.name])
-            raise UserError(
-                f"{len(rows.anchors)} rows yield no batch of at least {side.batch_multiple} rows with a loss{why}",
-                where=f"set {rows.name}",
-                remedy=f"{remedy}, or leave it out: ++{key}.sets={{{rows.name}:{{weight:0}}}}",
-            )
+            what = f"{len(rows.anchors)} rows yield no batch of at least {side.batch_multiple} rows with a loss{why}"
+            remedy += f", or leave it out: ++{key}.sets={{{rows.name}:{{weight:0}}}}"
+            raise UserError(what, where=f"set {rows.name}", remedy=remedy)
     streams = {rows.name: _stream(rows, side, seed, first[rows.name]) for rows in sets}
     available = {rows.name: rows.repeat * len(first[rows.name]) for rows in sets}
     quotas = _quotas(available, {rows.name: rows.weight for rows in sets}, side)

@@ -269,21 +269,16 @@ def require_launcher(devices: int, processes: int, asked: int | None) -> None:
     """Raise UserError where one process without a launcher finds several GPUs, unless one process was `asked` for."""
     if devices > 1 and processes == 1 and asked != 1:
         start = f"accelerate launch --num_processes {devices} -m pipeline.run"
-        raise UserError(
-            f"{devices} GPUs, but only one process",
-            where="config key launch.config",
-            remedy=f"leave it at auto, or start with {start}; launch.processes=1 uses one GPU",
-        )
+        remedy = f"leave it at auto, or start with {start}; launch.processes=1 uses one GPU"
+        raise UserError(f"{devices} GPUs, but only one process", where="config key launch.config", remedy=remedy)
 
 
 def require_angle_batches(plan: BatchPlan, sets: Mapping[str, TokenisedSet], name: str, side: SideConfig) -> None:
     """Raise UserError where AnglE is on and no batch of a symmetric set has pairs with different labels."""
     if side.angle_weight > 0 and not any(has_angle(sets[batch.set].rows, batch) for batch in plan.batches):
-        raise UserError(
-            "no batch of a symmetric set has pairs with different labels, so AnglE would do nothing",
-            where=f"config key training.{name}.angle_weight",
-            remedy="set it to 0, or add symmetric sets with negatives or scores",
-        )
+        what = "no batch of a symmetric set has pairs with different labels, so AnglE would do nothing"
+        remedy = "set it to 0, or add symmetric sets with negatives or scores"
+        raise UserError(what, where=f"config key training.{name}.angle_weight", remedy=remedy)
 
 
 def averaged_steps(side: SideConfig, steps: int, name: str) -> list[int]:
@@ -292,11 +287,8 @@ def averaged_steps(side: SideConfig, steps: int, name: str) -> list[int]:
         return []
     evaluated = sorted({*range(side.dev_steps, steps + 1, side.dev_steps), steps})
     if len(evaluated) < side.average:
-        raise UserError(
-            f"{steps} steps have {len(evaluated)} evaluation(s), one every {side.dev_steps} steps",
-            where=f"config key training.{name}.average",
-            remedy="lower it, or dev_steps",
-        )
+        what = f"{steps} steps have {len(evaluated)} evaluation(s), one every {side.dev_steps} steps"
+        raise UserError(what, where=f"config key training.{name}.average", remedy="lower it, or dev_steps")
     return evaluated[-side.average :]
 
 

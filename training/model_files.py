@@ -41,11 +41,8 @@ def load_model(
     most = model.max_seq_length or 0
     for name, length in side.lengths().items():
         if length > most:
-            raise UserError(
-                f"{length} tokens are more than the base's {most}",
-                where=f"config key {key}.{name}",
-                remedy=f"use at most {most}",
-            )
+            what = f"{length} tokens are more than the base's {most}"
+            raise UserError(what, where=f"config key {key}.{name}", remedy=f"use at most {most}")
     if isinstance(side, SideConfig):
         _check_dimensions(side.dimensions, model.get_embedding_dimension() or 0, key)
     encoder = encoder_of(model)

@@ -112,11 +112,9 @@ def _wanted_sets(name: str, side: PlannedConfig, data: Path) -> list[tuple[str, 
     """The data side and file of each set that the side `name` trains on."""
     found = set_files(data, *SIDES_READ[name])
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
-        raise UserError(
-            f"no set of this side is called {unknown}",
-            where=f"config key training.{name}.sets.{unknown}",
-            remedy=f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}",
-        )
+        what, where = f"no set of this side is called {unknown}", f"config key training.{name}.sets.{unknown}"
+        remedy = f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}"
+        raise UserError(what, where=where, remedy=remedy)
     wanted = [
         (data_side, path) for data_side, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0
     ]

@@ -201,12 +201,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
             if scaler is not None and scaler.get_scale() > 1 and torch.isfinite(self.last_loss):
                 return norm  # beyond float16: the scaler skips the step and halves its factor
             batch = self.batches[self.state.global_step]
-            raise UserError(
-                f"loss {self.last_loss.item():g}, gradient norm {float(norm):g} at step {self.state.global_step + 1}",
-                where=f"set {batch.set}, rows {' '.join(map(str, batch.rows.tolist()))}",
-                remedy=f"check these rows of data/<side>/{batch.set}.parquet, counted from 0, "
-                "lower the learning rate, or use precision=fp32",
-            )
+            what = f"loss {self.last_loss.item():g}, gradient norm {float(norm):g} at step {self.state.global_step + 1}"
+            where = f"set {batch.set}, rows {' '.join(map(str, batch.rows.tolist()))}"
+            remedy = f"check these rows of data/<side>/{batch.set}.parquet, counted from 0, lower the learning rate, "
+            raise UserError(what, where=where, remedy=remedy + "or use precision=fp32")
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -287,11 +285,9 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
         return None
     with readable(str(latest.parent)):
         if read_json(latest)["run"] != run_digest:
-            raise UserError(
-                "the checkpoint belongs to another configuration or other data",
-                where=str(latest.parent),
-                remedy=f"go back to the settings and data it was made with, or remove {folder}",
-            )
+            what = "the checkpoint belongs to another configuration or other data"
+            remedy = f"go back to the settings and data it was made with, or remove {folder}"
+            raise UserError(what, where=str(latest.parent), remedy=remedy)
         TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))  # the library's error would be a traceback
     return latest.parent
 
@@ -345,9 +341,8 @@ def _library_arguments(
 ) -> SentenceTransformerTrainingArguments:
     """The values, overridden by the `extra` ones; raises UserError where one of these can't be set."""
     for key in sorted(NOT_FREE & extra.keys()):
-        raise UserError(
-            f"{key} can't be set: the pipeline sets or ignores it", where=f"{place}.{key}", remedy="remove it"
-        )
+        what = f"{key} can't be set: the pipeline sets or ignores it"
+        raise UserError(what, where=f"{place}.{key}", remedy="remove it")
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
     numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
     for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):
@@ -356,11 +351,9 @@ def _library_arguments(
     try:
         made = SentenceTransformerTrainingArguments(**{**values, **extra})
     except (TypeError, ValueError) as error:
-        raise UserError(
-            str(error).removeprefix("SentenceTransformerTrainingArguments.__init__() "),
-            where=place,
-            remedy="use arguments of SentenceTransformerTrainingArguments",
-        ) from error
+        what = str(error).removeprefix("SentenceTransformerTrainingArguments.__init__() ")
+        remedy = "use arguments of SentenceTransformerTrainingArguments"
+        raise UserError(what, where=place, remedy=remedy) from error
     trackers = {str(tracker) for tracker in made.report_to or ()}
     for tracker in trackers - {*get_available_reporting_integrations()} if trackers else ():  # it imports them all
         what, remedy = f"no tracker {tracker} is installed", "install it, or use tracking=wandb"

@@ -133,9 +133,8 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
     for measure, theirs in zip(exact, measures, strict=True):
         if abs(measure.score - theirs.score) > ROUNDING:
             what = f"the items give {measure.metric} {measure.score:.6f}, but mteb reports {theirs.score:.6f}"
-            raise UserError(
-                what, where=f"task {metadata.name}", remedy="leave it out; this is a bug in this repository"
-            )
+            remedy = "leave it out; this is a bug in this repository"
+            raise UserError(what, where=f"task {metadata.name}", remedy=remedy)
     return replace(made, measures=tuple(exact))
 
 

@@ -46,12 +46,11 @@ def training_precision(precision: str) -> str:
 
     Weights and losses are float32 in all cases. Raises UserError for a precision that the device doesn't support.
     """
+    where, remedy = "config key precision", "use precision=auto or fp32"
     if precision == "bf16" and not native_bfloat16():
-        raise UserError(
-            "this device has no native bfloat16", where="config key precision", remedy="use precision=auto or fp32"
-        )
+        raise UserError("this device has no native bfloat16", where=where, remedy=remedy)
     if precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("fp16 needs a GPU", where="config key precision", remedy="use precision=auto or fp32")
+        raise UserError("fp16 needs a GPU", where=where, remedy=remedy)
     if precision != "auto":
         return precision
     return "bf16" if native_bfloat16() else "fp16" if torch.cuda.is_available() else "fp32"

@@ -64,11 +64,8 @@ def read_heads(encoder: Path, *others: Path) -> Heads:
             raise UserError(what, where=str(folder), remedy="add the other file, or remove this one")
         if found:
             return _heads_of(folder, encoder)
-    raise UserError(
-        f"no sparse and multi-vector heads ({', '.join(HEADS)})",
-        where=", ".join(str(folder) for folder in (encoder, *others)),
-        remedy="make heads, or add both files to the folder",
-    )
+    what, where = f"no sparse and multi-vector heads ({', '.join(HEADS)})", ", ".join(map(str, (encoder, *others)))
+    raise UserError(what, where=where, remedy="make heads, or add both files to the folder")
 
 
 def first_heads(folder: Path, hidden: int, seed: int) -> Heads:
@@ -137,9 +134,8 @@ def _heads_of(folder: Path, encoder: Path) -> Heads:
     if (folder / HEADS_RECORD).is_file():
         fitted_to = read_json(folder / HEADS_RECORD).get("encoder")
         if fitted_to != encoder_fingerprint(encoder):
-            raise UserError(
-                f"the heads were fitted to another encoder than that of {encoder}", where=place, remedy=remedy
-            )
+            what = f"the heads were fitted to another encoder than that of {encoder}"
+            raise UserError(what, where=place, remedy=remedy)
     return Heads(sparse, multi_vector, fingerprint)
 
 

@@ -81,10 +81,9 @@ def count_pieces(
         sum_up(name, counter.words(), counter.whole)
     for language in languages:
         if not occurrences[language].any():
+            what = f"no text of language {language} in the corpora"
             remedy = "add a corpus for it under init.corpora, or take it out of languages"
-            raise UserError(
-                f"no text of language {language} in the corpora", where="config key languages", remedy=remedy
-            )
+            raise UserError(what, where="config key languages", remedy=remedy)
     for name, counter in counters.items():  # texts of mixed corpora have no language of their own: the first one's
         for token in tokenizer.encode("").ids:  # the special tokens that each text gets, such as <s> and </s>
             occurrences[languages[0] if name == BY_SCRIPT else name][token] += counter.texts
