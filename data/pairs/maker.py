@@ -7,15 +7,7 @@ import polars as pl
 
 from configs.schema.data import NO_TEXTS, CleaningConfig, SourceConfig
 from data.ledger import WRONG_NEGATIVES
-from data.pairs.cleaning import (
-    EQUAL,
-    Changes,
-    comparable,
-    drop_reasons,
-    normalised,
-    regrouped,
-    without_wrong_negatives,
-)
+from data.pairs.cleaning import EQUAL, Changes, comparable, drop_reasons, normalised, regrouped, without_wrong_negatives
 from data.pairs.constructions import (
     CONSTRUCTIONS,
     IS_POSITIVE,

@@ -10,14 +10,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from configs.schema.data import SourceConfig
-from data.sources.batch import (
-    SHOWN_COLUMNS,
-    Batch,
-    OptionalColumn,
-    RowErrors,
-    names_like,
-    wanted_columns,
-)
+from data.sources.batch import SHOWN_COLUMNS, Batch, OptionalColumn, RowErrors, names_like, wanted_columns
 from data.sources.lines import bad_encoding, text_lines
 from pipeline.core.errors import UserError
 

@@ -192,10 +192,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def write_header(
-    file: BinaryIO,
-    shapes: Mapping[str, tuple[int, ...]],
-    codes: Mapping[str, str],
-    metadata: Mapping[str, str],
+    file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], codes: Mapping[str, str], metadata: Mapping[str, str]
 ) -> None:
     """Write the header of a safetensors file whose tensors follow in the order of `shapes` without gaps."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}

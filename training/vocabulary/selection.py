@@ -54,11 +54,7 @@ class Selection:
 
 
 def select(
-    tokenizer: TokenizerFile,
-    counts: Mapping[str, Ids],
-    config: InitConfig,
-    languages: list[str],
-    needed: Ids,
+    tokenizer: TokenizerFile, counts: Mapping[str, Ids], config: InitConfig, languages: list[str], needed: Ids
 ) -> Selection:
     """Choose ids by the config's rule.
 
