@@ -75,13 +75,9 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
     if manifest is None or manifest.status != "complete":
         log.warning("evaluate: %s is %s and is skipped", name, manifest.status if manifest else "not built yet")
         return None
-    inside = folder.relative_to(stage).as_posix()
-    prefix = "" if inside == "." else f"{inside}/"
-    digests = {
-        path.removeprefix(prefix): entry["sha256"]
-        for path, entry in manifest.outputs.items()
-        if path.startswith(prefix) and is_of_the_model(path.removeprefix(prefix))
-    }
+    of_stage = {stage / path: entry["sha256"] for path, entry in manifest.outputs.items()}
+    inside = {path.relative_to(folder).as_posix(): own for path, own in of_stage.items() if path.is_relative_to(folder)}
+    digests = {path: own for path, own in inside.items() if is_of_the_model(path)}
     return ScoredModel(name, folder, json_sha256(digests), stage)
 
 
