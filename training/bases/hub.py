@@ -35,6 +35,7 @@ from pipeline.core.model_folder import (
 from pipeline.core.models import stored_names
 from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, weight_files
 from training.bases.folder import XLM_R_TOKENS, named_by, opened, write_modules, write_tokenizer_config
+from training.model_files import encoder_of
 
 TOKENIZER = "tokenizer.json"
 NEEDED = ("config.json", TOKENIZER)
@@ -73,9 +74,7 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
         raise UserError(what, where=name, remedy=remedy)
     if config.max_length < (model.max_seq_length or 0):
         log.info("base: texts are cut at %d tokens instead of the model's %d", config.max_length, model.max_seq_length)
-    encoder = model[0].model
-    assert isinstance(encoder, PreTrainedModel)
-    made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
+    made = {"source": name, "revision": revision, **write_encoder(encoder_of(model), place, folder)}
     write_tokenizer(model.tokenizer, place / TOKENIZER, folder, config.max_length)
     for file in OPTIONAL:
         if found := next((part / file for part in (place, source) if (part / file).is_file()), None):
