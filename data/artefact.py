@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.schema.data import DATA_SIDES
-from data.pair_files import read_pairs
+from data.pair_files import REMEDY, read_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
@@ -127,7 +127,13 @@ def rows_of_sets(data: Path) -> dict[str, int]:
 
 
 def read_shares(data: Path) -> dict[str, tuple[float, int]]:
-    """Each set's share of the batches, (weight, repeat), from the ledger; empty where there is none, as in a trial."""
+    """Each set's share of the batches, (weight, repeat), from the ledger; empty where there is none, as in a trial.
+
+    Raises UserError for a damaged ledger.
+    """
     ledger = data / "ledger.json"
-    sets = read_json(ledger)["sets"] if ledger.is_file() else []
-    return {entry["name"]: (entry["weight"], entry["repeat"]) for entry in sets}
+    try:
+        sets = read_json(ledger)["sets"] if ledger.is_file() else []
+        return {entry["name"]: (entry["weight"], entry["repeat"]) for entry in sets}
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError("not a ledger of sets", where=str(ledger), remedy=REMEDY) from error

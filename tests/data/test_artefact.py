@@ -95,3 +95,10 @@ def test_shares_come_from_the_ledger(data: Path) -> None:
     assert read_shares(data) == {}
     (data / "ledger.json").write_text('{"sets": [{"name": "pairs", "weight": 0.5, "repeat": 2}]}')
     assert read_shares(data) == {"pairs": (0.5, 2)}
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"sets": [{"name": "pairs"}]}'])
+def test_a_damaged_ledger_is_refused(data: Path, content: str) -> None:
+    (data / "ledger.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"not a ledger of sets \(.*ledger.json\); run make data again"):
+        read_shares(data)
