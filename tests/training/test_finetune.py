@@ -103,7 +103,7 @@ def test_metrics_have_a_line_per_step_and_dev_scores_at_the_start_and_on_schedul
 @pytest.mark.parametrize("name", ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5", "Qwen3"])
 def test_a_base_with_another_tokenizer_is_trained(name: str, tmp_path: Path) -> None:
     sets = {name: SETS[name] for name in ("asymmetric/questions", "dev/questions")}
-    config = prepared_run(tmp_path, sets, max_steps=8, dropout=0.1)
+    config = prepared_run(tmp_path, sets, max_steps=14, dropout=0.1)
     shutil.rmtree(config.folder("init") / "1_Pooling")
     shutil.copytree(animal(name), config.folder("init"), dirs_exist_ok=True)
     run_stage(CHAIN["asymmetric"], config)
