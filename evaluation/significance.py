@@ -187,11 +187,8 @@ def measured(
     `main` says whether it is the task's main score, and `compared` which models are compared. Without `permuted` the
     test uses the bootstrap, whose resamples are drawn anyway. Raises UserError if the numbers of items differ.
     """
+    _require_same_items(outcomes, f"{suite}/{task}")
     names, found = list(outcomes), list(outcomes.values())
-    if len({outcome.items for outcome in found}) > 1:
-        what = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
-        where, remedy = f"{suite}/{task}", "evaluate them again"
-        raise UserError(f"models were scored on different items: {what}", where=where, remedy=remedy)
     measure, scores = found[0].measures[0], np.array([outcome.measures[0].score for outcome in found])
     pairs = [(one, two) for one, two in combinations(range(len(found)), 2) if compared(names[one], names[two])]
     tested = pairs if permuted and measure.statistic in EXCHANGEABLE else []
@@ -215,6 +212,12 @@ def measured(
         permuted=dict(zip(tested, p_values, strict=True)),
         stream=stream,
     )
+
+
+def _require_same_items(outcomes: dict[str, Outcome], where: str) -> None:
+    if len({outcome.items for outcome in outcomes.values()}) > 1:
+        what = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
+        raise UserError(f"models were scored on different items: {what}", where=where, remedy="evaluate them again")
 
 
 def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
