@@ -108,9 +108,14 @@ def _command(job: Callable[[Config], Any]) -> None:
         raise
     if errors:
         lines = "\n".join(error.line for error in errors)
-        sys.stdout.flush()  # so that they come after all other output
-        print(_for_this_run(lines, started[0]) if started else lines, file=sys.stderr, flush=True)
-        sys.exit(2)
+        _end_in_error(_for_this_run(lines, started[0]) if started else lines)
+
+
+def _end_in_error(lines: str) -> NoReturn:
+    """Print what the user can fix, after all other output, and exit with 2."""
+    sys.stdout.flush()
+    print(lines, file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def _make_ready() -> None:
