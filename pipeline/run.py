@@ -17,7 +17,7 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import log
 from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.machine import leave_ranks
-from pipeline.core.model_folder import encoder_config
+from pipeline.core.model_folder import encoder_config, require_width
 from pipeline.launch import launch, rendezvous
 from pipeline.stage import (
     Stage,
@@ -121,9 +121,7 @@ def require_dimensions(config: Config) -> None:
         if evaluation.suite[name].kind == "vectors":
             wanted[f"evaluation.suite.{name}"] = evaluation.suite[name].dimensions
     for key, dimensions in wanted.items():
-        if max(dimensions, default=0) > width:
-            what = f"{max(dimensions)} dimensions are more than the base's {width}"
-            raise UserError(what, where=f"config key {key}.dimensions", remedy=f"use at most {width}")
+        require_width(dimensions, width, key)
 
 
 def in_order(config: Config) -> list[str]:

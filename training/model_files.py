@@ -20,7 +20,7 @@ from configs.schema.training import AdapterConfig, HeadsConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation
 from pipeline.core.errors import INSTALL, UserError
-from pipeline.core.model_folder import STAGE_FILES, listed_modules, write_dtype
+from pipeline.core.model_folder import STAGE_FILES, listed_modules, require_width, write_dtype
 from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
 from pipeline.core.safetensors_io import WEIGHTS_FILE
@@ -65,9 +65,7 @@ def load_model(
 
 def _check_dimensions(dimensions: list[int], width: int, key: str) -> None:
     """Raise UserError where vectors have fewer dimensions; warn where the losses never see whole vectors."""
-    if dimensions and max(dimensions) > width:
-        what = f"{max(dimensions)} dimensions are more than the base's {width}"
-        raise UserError(what, where=f"config key {key}.dimensions", remedy=f"use at most {width}")
+    require_width(dimensions, width, key)
     if dimensions and width not in dimensions:
         log.warning("%s.dimensions lack the model's own %d: whole vectors are not trained", key, width)
 

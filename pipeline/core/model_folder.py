@@ -1,5 +1,6 @@
 """Model folders: their files, their tokenizer, and how to obtain one; the model itself is not loaded."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -117,6 +118,13 @@ def encoder_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     found = {usual: config[name] for usual, names in OTHER_NAMES.items() for name in names if name in config}
     return found | config
+
+
+def require_width(dimensions: Iterable[int], width: int, key: str) -> None:
+    """Raise UserError if vectors of `width` are to be cut at more dimensions; `key` is the config key of what cuts."""
+    if (most := max(dimensions, default=0)) > width:
+        what = f"{most} dimensions are more than the base's {width}"
+        raise UserError(what, where=f"config key {key}.dimensions", remedy=f"use at most {width}")
 
 
 def transformer_folder(folder: Path) -> Path:
