@@ -33,9 +33,8 @@ from pipeline.core.artefact import StageFolder, json_sha256, result_settings, un
 from pipeline.core.console import LOGGED_EVERY, log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import Stopped, UserError
-from pipeline.core.heads import Heads, read_heads
+from pipeline.core.heads import Heads, own_heads, read_heads
 from pipeline.core.machine import cores, usable_gpus
-from pipeline.core.model_folder import HEADS
 
 AGREEMENT = 1e-6  # between a score and the statistic behind its interval
 
@@ -118,8 +117,7 @@ class Scorer(AbstractContextManager["Scorer"]):
     @cached_property
     def own_heads(self) -> Heads | None:
         """The model's own heads, None if there are none."""
-        folder = self.model.folder
-        return read_heads(folder) if any((folder / name).is_file() for name in HEADS) else None
+        return own_heads(self.model.folder)
 
 
 def device_names(config: Config) -> list[str]:

@@ -68,6 +68,11 @@ def read_heads(encoder: Path, *others: Path) -> Heads:
     raise UserError(what, where=where, remedy="make heads, or add both files to the folder")
 
 
+def own_heads(folder: Path) -> Heads | None:
+    """The heads in the model folder, None if there are none; raises UserError as `read_heads` does."""
+    return read_heads(folder) if any((folder / name).is_file() for name in HEADS) else None
+
+
 def first_heads(folder: Path, hidden: int, seed: int) -> Heads:
     """The heads of the model folder, otherwise new ones as wide as the encoder, to be trained.
 
@@ -75,8 +80,8 @@ def first_heads(folder: Path, hidden: int, seed: int) -> Heads:
     weight, and thus without a gradient. A new multi-vector head is a rotation, which keeps the angles between hidden
     states.
     """
-    if any((folder / name).is_file() for name in HEADS):
-        return read_heads(folder)
+    if heads := own_heads(folder):
+        return heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "heads") % 2**63)
         sparse, multi_vector = torch.nn.Linear(hidden, 1), torch.nn.Linear(hidden, hidden)
