@@ -17,7 +17,7 @@ from pipeline.core.model_folder import STAGE_FILES, read_tokenizer
 from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, EagerFile, SafetensorsReader, write_header
 from training.vocabulary.tokenizer_file import OTHER_BASE, Ids, TokenizerFile, shrink_sentencepiece
 
-SENTENCEPIECE = "sentencepiece.bpe.model"
+TOKENIZER, SENTENCEPIECE = "tokenizer.json", "sentencepiece.bpe.model"
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 PADDING_ROWS = 1024  # an embedding may have fewer than this many rows beyond the tokenizer's ids; mDeBERTa's has 898
 # The ends of its name: BERT's, ModernBERT's, decoders', T5's. It is the only tensor with a row for each id.
@@ -42,7 +42,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
     Raises UserError where the base's files disagree with each other.
     """
     config = _config(base / "config.json", {int(old): new for new, old in enumerate(kept)})
-    copy_files(base, target, "*.safetensors", INDEX_FILE)  # those that depend on the vocabulary are then replaced
+    copy_files(base, target, "*.safetensors", INDEX_FILE, TOKENIZER, SENTENCEPIECE)  # config.json is replaced below
     with SafetensorsReader(base) as weights, EagerFile(target / WEIGHTS_FILE) as file:
         rows = embedding_rows(weights, tokenizer.size)
         before = {name: tensor.shape for name, tensor in weights.tensors.items()}
@@ -52,7 +52,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
             parameters(weights, before), parameters(weights, after),
         )  # fmt: skip
         # The tokenizer's files are edited while the disk is still writing the weights.
-        tokenizer.write(target / "tokenizer.json", kept)
+        tokenizer.write(target / TOKENIZER, kept)
         if (base / SENTENCEPIECE).is_file():
             shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
     write_json(target / "config.json", config)
@@ -70,7 +70,7 @@ def copy_base(base: Path, target: Path) -> tuple[int, int]:
     copy_files(base, target)
     with SafetensorsReader(base) as weights:
         shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
-        return read_tokenizer(base / "tokenizer.json").get_vocab_size(), parameters(weights, shapes)
+        return read_tokenizer(base / TOKENIZER).get_vocab_size(), parameters(weights, shapes)
 
 
 def embedding_rows(weights: SafetensorsReader, ids: int) -> int:
