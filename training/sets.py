@@ -28,6 +28,7 @@ from training.batch_plan import Integers, SetRows
 from training.text_vectors import TextVectors, write_vectors
 
 SMALL = 100  # sets with fewer rows share a line of the log
+UNWEIGHTED = 1.0, 1  # weight and repeat of a set that no ledger lists
 AT_ONCE = 8 * 2**20  # bytes of the texts per call of the tokenizer, which uses all cores
 
 
@@ -93,7 +94,7 @@ def prepare_sets(
         for prompt, length in zip(prompts, side.limits_of(path.stem)[:2], strict=True):
             require_room(model, [prompt], length, f"config key training.{name}, set {path.stem}")
         angle = data_side == "symmetric" and side.angle_weight > 0
-        share = shares.get(path.stem, (1.0, 1))
+        share = shares.get(path.stem, UNWEIGHTED)
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share)
         prepared.train[path.stem] = with_vectors(train, path, data_side, side, cache / "train", others)
         dev = data / "dev" / path.name
@@ -131,7 +132,7 @@ def tokenised_set(
     side: PlannedConfig,
     angle: bool,
     cache: Path,
-    share: tuple[float, int] = (1.0, 1),
+    share: tuple[float, int] = UNWEIGHTED,
 ) -> TokenisedSet:
     """One set with each distinct text tokenised once; the tokens are kept in `cache` and read there the next time."""
     name, record = path.stem, cache / f"{path.stem}.npz"
@@ -142,7 +143,7 @@ def tokenised_set(
     passages = TokenIds.read(cache / f"{name}.passages", columns["passages_ends"])
     has_anchors = "anchors_ends" in columns  # otherwise they are stored with the passages
     anchors = TokenIds.read(cache / f"{name}.anchors", columns["anchors_ends"]) if has_anchors else passages
-    own, (_, _, most) = side.sets.get(name, SetConfig()), side.limits_of(name)
+    own, (_, _, most), (weight, repeat) = side.sets.get(name, SetConfig()), side.limits_of(name), share
     longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
     if most:
         of_row = np.repeat(np.arange(len(longest)), columns["counts"])
@@ -155,8 +156,8 @@ def tokenised_set(
         lengths=longest,
         scores=columns["scores"],
         max_negatives=most,
-        weight=own.weight * share[0],
-        repeat=share[1],
+        weight=own.weight * weight,
+        repeat=repeat,
         angle=angle,
     )
     return TokenisedSet(rows, anchors, passages)
